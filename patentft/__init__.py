@@ -1,0 +1,3 @@
+"""patentft: train, tune and run language models on patents, on Ray."""
+
+__version__ = "0.1.0"

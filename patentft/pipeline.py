@@ -1,0 +1,348 @@
+"""A pipeline file: a mapping of stage name -> {kind, its config}, run in order.
+
+    out: runs/demo                      # reserved keys: out, cluster, description
+    corpus:
+      kind: corpus
+      patents: {files: data/patents.parquet}
+    split:
+      kind: split
+      each: {fold: [0, 1, 2]}           # becomes split-0, split-1, split-2, each with its `fold` set
+      data: corpus                      # a stage by its name
+    encoder:
+      kind: train
+      each: {fold: [0, 1, 2]}
+      roles: split                      # inside an `each` of the same key: this fold's split
+    report:
+      kind: report
+      roles: [split]                    # outside: a list field gets all of them
+
+`${VARIABLE}` in a value is read from the environment. Before anything runs, every stage's config is validated and every
+reference resolved; all problems are reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from patentft import store
+from patentft.cluster import ClusterConfig, connection
+from patentft.config import Config, ConfigError, apply_overrides, build, content, nearest, read_yaml
+from patentft.location import Location
+from patentft.progress import Progress
+from patentft.stage import Context, Stage, file_references, references
+
+RESERVED = ("out", "cluster", "description")
+
+
+def kinds() -> dict[str, Stage]:
+    """Every stage kind. Imported here, not at the top: the CLI's --help needs none of it."""
+    from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
+    from patentft.report.run import REPORT
+    from patentft.scoring.run import SCORE
+    from patentft.search.run import EMBED, SEARCH
+    from patentft.train.run import TRAIN
+
+    return {
+        "synth": SYNTH,
+        "corpus": CORPUS,
+        "split": SPLIT,
+        "embed": EMBED,
+        "search": SEARCH,
+        "pairs": PAIRS,
+        "train": TRAIN,
+        "score": SCORE,
+        "report": REPORT,
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a pipeline, its config valid and its references resolved to stage names."""
+
+    name: str
+    stage: Stage
+    config: Config
+    stage_inputs: tuple[str, ...] = ()
+    model_inputs: tuple[str, ...] = ()
+    file_inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    out: Location
+    cluster: ClusterConfig
+    steps: list[Step]
+    source: dict[str, Any] = field(default_factory=dict)
+    """The file with its overrides: written to <out>/config.yaml, and running that gives the same run."""
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
+    """Read and check a pipeline file. Raises ConfigError listing every problem in it."""
+    return parse(apply_overrides(read_yaml(path), overrides), source=str(path))
+
+
+def parse(values: Mapping[str, Any], source: str = "pipeline") -> Pipeline:
+    values = _expand_environment(values, source)
+    known = kinds()
+    problems: list[str] = []
+    stages: dict[str, Any] = {}
+    for name, body in values.items():
+        if name in RESERVED:
+            continue
+        if not isinstance(body, dict) or "kind" not in body:
+            problems.append(f"  {name}: neither a stage with a kind nor a known key{nearest(name, RESERVED)}")
+        elif body["kind"] not in known:
+            problems.append(f"  {name}.kind: no stage kind {body['kind']!r}{nearest(str(body['kind']), list(known))}")
+        elif not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
+            problems.append(f"  {name}: a stage's name is a folder's name: letters, digits, '_', '.', '-'")
+        else:
+            stages[name] = body
+    if "out" not in values:
+        problems.append("  out: required, but not set (the run folder; set it in the file or as out=FOLDER)")
+    cluster = ClusterConfig()
+    try:
+        cluster = build(ClusterConfig, values.get("cluster") or {}, "cluster")
+    except ConfigError as error:
+        problems.append(_indented(error))
+    families, members = _expand_each(stages, problems)
+    steps: list[Step] = []
+    for name, body, binding in members:
+        try:
+            steps.append(_step(name, body, binding, known, families, [step.name for step in steps]))
+        except ConfigError as error:
+            problems.append(_indented(error))
+    if problems:
+        raise ConfigError(f"{source}: {len(problems)} problem{'s' * (len(problems) > 1)}\n" + "\n".join(problems))
+    return Pipeline(Location(values["out"]), cluster, steps, dict(values))
+
+
+def _indented(error: ConfigError) -> str:
+    return "\n".join("  " + line for line in str(error).splitlines())
+
+
+def _expand_environment(value: Any, source: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _expand_environment(inner, f"{source}: {key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand_environment(inner, source) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def look_up(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ConfigError(f"{source}: {match[0]} is used but the environment variable {match[1]} is not set")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", look_up, value)
+
+
+Binding = dict[str, Any]
+Family = list[tuple[str, Binding]]
+
+
+def _expand_each(stages: Mapping[str, Any], problems: list[str]) -> tuple[dict[str, Family], list[tuple[str, dict, Binding]]]:
+    """Stage families: name -> [(member name, its bindings)], and the members with their bodies, in order."""
+    families: dict[str, Family] = {}
+    members: list[tuple[str, dict, Binding]] = []
+    for name, stage_body in stages.items():
+        body = {key: value for key, value in stage_body.items() if key not in ("kind", "each")} | {"kind": stage_body["kind"]}
+        each = stage_body.get("each")
+        if each is None:
+            families[name] = [(name, {})]
+            members.append((name, body, {}))
+            continue
+        if not isinstance(each, dict) or len(each) != 1 or not isinstance(next(iter(each.values())), list):
+            problems.append(f"  {name}.each: expected one key with a list of values, such as {{fold: [0, 1, 2]}}; got {each!r}")
+            continue
+        ((key, options),) = each.items()
+        families[name] = [(f"{name}-{option}", {key: option}) for option in options]
+        members += [(member, body | binding, binding) for member, binding in families[name]]
+    return families, members
+
+
+def _step(name: str, body: dict, binding: Binding, known: Mapping[str, Stage], families: Mapping[str, Family],
+          earlier: Sequence[str]) -> Step:
+    stage = known[body["kind"]]
+    values = {key: value for key, value in body.items() if key != "kind"}
+    found: dict[str, list[str]] = {"stage": [], "model": []}
+    # a binding that the stage's config does not have only names the member: every fold may use the same config
+    for key in binding:
+        if key not in stage.config.model_fields:
+            values.pop(key, None)
+    kind_of = references(stage.config)
+    for key, what in kind_of.items():
+        if what == "file" or values.get(key) is None:
+            continue
+        given = values[key] if isinstance(values[key], list) else [values[key]]
+        resolved: list[str] = []
+        for reference in given:
+            if what == "model" and reference not in families:
+                resolved.append(str(reference))
+                found[what].append(str(reference))
+                continue
+            for target in _members_of(str(reference), binding, families, f"{name}.{key}"):
+                if target not in earlier:
+                    raise ConfigError(f"{name}.{key}: stage {target!r} must come before {name!r} in the file")
+                resolved.append(target)
+                found["stage"].append(target)
+        if isinstance(values[key], list):
+            values[key] = resolved
+        elif len(resolved) == 1:
+            values[key] = resolved[0]
+        else:
+            raise ConfigError(f"{name}.{key}: {values[key]!r} stands for {len(resolved)} stages, but one is wanted here")
+    config = build(stage.config, values, name)
+    for key, what in kind_of.items():  # references that come from a default, not from the file
+        default = getattr(config, key)
+        if what == "model" and key not in values and isinstance(default, str):
+            found[what].append(default)
+    return Step(name, stage, config, tuple(found["stage"]), tuple(found["model"]), tuple(file_references(config)))
+
+
+def _members_of(reference: str, binding: Binding, families: Mapping[str, Family], where: str) -> list[str]:
+    for members in families.values():
+        if reference in [member for member, _ in members]:
+            return [reference]
+    if reference not in families:
+        raise ConfigError(f"{where}: no stage is called {reference!r}{nearest(reference, list(families))}")
+    matching = [member for member, bound in families[reference] if all(binding.get(k, v) == v for k, v in bound.items())]
+    return matching
+
+
+def run(pipeline: Pipeline, progress: Progress, redo: Sequence[str] = (), only: Sequence[str] = ()) -> dict[str, store.StageFolder]:
+    """Run the stages in order; a finished one is left as it is. Returns the finished stage folders by name.
+
+    redo: stages whose parts are deleted first, with those of every stage that reads them.
+    only: these stages and what they read, nothing else (all stages when empty).
+    """
+    names = [step.name for step in pipeline.steps]
+    for name in (*redo, *only):
+        if name not in names:
+            raise ConfigError(f"no stage is called {name!r}{nearest(name, names)}")
+    steps = [step for step in pipeline.steps if not only or step.name in _with_inputs(pipeline.steps, only)]
+    for name in _with_readers(pipeline.steps, redo):
+        (pipeline.out / name).remove_tree()
+        progress.say(f"{name}: deleted, to be made anew")
+    (pipeline.out / "config.yaml").commit(_resolved(pipeline).encode())
+    finished: dict[str, store.StageFolder] = {}
+    prepared = _Run(pipeline, progress, finished)
+    with ExitStack() as stack:
+        connected = False
+        for step in steps:
+            folder, models = prepared.open(step)
+            if folder.manifest is not None:
+                finished[step.name] = folder
+                progress.say(f"{step.name}: done before ({summary(folder.manifest)})")
+                continue
+            if step.stage.uses_ray and not connected:  # a run with nothing left to do starts no cluster
+                stack.enter_context(connection(pipeline.cluster, progress))
+                connected = True
+            prepared.run_step(step, folder, models)
+    return finished
+
+
+def names_of_kinds(pipeline: Pipeline, chosen: Sequence[str]) -> list[str]:
+    """Names of the stages of these kinds. Raises ConfigError when the pipeline has none."""
+    names = [step.name for step in pipeline.steps if step.stage.kind in chosen]
+    if not names:
+        raise ConfigError(f"the pipeline has no stage of kind {' or '.join(chosen)}")
+    return names
+
+
+@dataclass
+class _Run:
+    pipeline: Pipeline
+    progress: Progress
+    finished: dict[str, store.StageFolder]
+
+    def open(self, step: Step) -> tuple[store.StageFolder, dict[str, str]]:
+        """The step's folder, and its models resolved to local folders or hub ids."""
+        inputs: dict[str, str] = {}
+        for name in step.stage_inputs:
+            manifest = self.finished[name].manifest
+            assert manifest is not None
+            inputs[name] = manifest.id
+        models: dict[str, str] = {}
+        for reference in dict.fromkeys((*step.model_inputs, *step.stage_inputs)):
+            if reference in self.finished:
+                if self.finished[reference].kind == "train":
+                    models[reference] = local_export(self.finished[reference])
+                continue
+            from patentft.models.load import fingerprint, resolve
+
+            models[reference] = resolve(reference)
+            inputs[f"model:{reference}"] = fingerprint(models[reference])
+        for pattern in step.file_inputs:
+            from patentft.corpus.read import list_files
+
+            for index, file in enumerate(list_files(pattern)):
+                inputs[f"file:{pattern}:{index}:{file.name}"] = store.file_digest(file)
+        folder = store.open_stage(
+            self.pipeline.out / step.name, step.stage.kind, content(step.config), inputs, warn=self.progress.warn
+        )
+        return folder, models
+
+    def run_step(self, step: Step, folder: store.StageFolder, models: dict[str, str]) -> None:
+        self.progress.say(f"{step.name}: running ({step.stage.kind})")
+        needed = {name: self.finished[name] for name in step.stage_inputs}
+        context = Context(folder, needed, models, self.progress, dict(self.finished))
+        counts = step.stage.run(step.config, context)
+        manifest = folder.finish(counts)
+        self.finished[step.name] = folder
+        self.progress.say(f"{step.name}: done in {manifest.seconds:.1f} s ({summary(manifest)})")
+
+
+def summary(manifest: store.Manifest) -> str:
+    tables = [f"{totals['rows']:,} {table}" for table, totals in manifest.tables.items() if totals["rows"]]
+    return ", ".join(tables) or f"{len(manifest.files)} files"
+
+
+def local_export(folder: store.StageFolder) -> str:
+    """A train stage's exported model as a local folder, its files' checksums verified."""
+    assert folder.manifest is not None
+    exported = [entry.path for entry in folder.manifest.files if entry.path.startswith("export/")]
+    if not exported:
+        raise ConfigError(f"stage {folder.name!r} exported no model")
+    if folder.location.is_local:
+        for path in exported:
+            folder.read_file(path)
+        return str(folder.location / "export")
+    cache = Path(os.environ.get("PATENTFT_CACHE", "~/.cache/patentft")).expanduser() / folder.manifest.id
+    for path in exported:
+        target = Location(cache / path)
+        if not target.exists():
+            target.commit(folder.read_file(path))
+    return str(cache / "export")
+
+
+def _with_inputs(steps: Sequence[Step], names: Sequence[str]) -> set[str]:
+    chosen = set(names)
+    for step in reversed(steps):
+        if step.name in chosen:
+            chosen |= set(step.stage_inputs)
+    return chosen
+
+
+def _with_readers(steps: Sequence[Step], names: Sequence[str]) -> list[str]:
+    chosen = set(names)
+    for step in steps:
+        if chosen & set(step.stage_inputs):
+            chosen.add(step.name)
+    return [step.name for step in steps if step.name in chosen]
+
+
+def _resolved(pipeline: Pipeline) -> str:
+    """The whole run as a pipeline file: every stage with every key, defaults included."""
+    document: dict[str, Any] = {"out": pipeline.out.url, "cluster": pipeline.cluster.model_dump(mode="json")}
+    for step in pipeline.steps:
+        document[step.name] = {"kind": step.stage.kind, **step.config.model_dump(mode="json")}
+    head = "# Written by patentft: the resolved configuration. `patentft run` on this file gives the same run.\n"
+    return head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

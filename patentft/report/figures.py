@@ -1,0 +1,222 @@
+"""Figures as inline SVG that a page can colour: text stays text, colours are CSS variables, light and dark alike.
+
+matplotlib draws with stand-in colours; `render` replaces each by `var(--name)`, which the page's style sheet defines
+twice (prefers-color-scheme). Figures are drawn about as wide as a phone, so that their text stays readable there.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from patentft.report.evaluate import Band
+from patentft.report.metrics import SYSTEMS
+from patentft.report.ranks import Floats
+from patentft.stats import ReliabilityBins
+
+WIDTH = 4.6  # inches; 331 points: text of 8.5 points is 9 to 10 pixels on a phone of 390, larger on a desk
+COLOURS = {
+    "ink": "#0a0b01",
+    "muted": "#0a0b02",
+    "rule": "#0a0b03",
+    "series-1": "#0a0b11",
+    "series-2": "#0a0b12",
+    "series-3": "#0a0b13",
+}
+"""CSS variable -> the stand-in that matplotlib draws with."""
+INK, MUTED, RULE = (COLOURS[name] for name in ("ink", "muted", "rule"))
+SERIES = tuple(COLOURS[f"series-{i}"] for i in (1, 2, 3))
+MARKERS = ("o", "s", "D")  # shape as well as colour tells the series apart
+_RC: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a stage may be called "$x$"
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A point with its interval, for `dots`; `low` and `high` are None where there is no interval."""
+
+    row: str
+    series: int
+    value: float
+    low: float | None
+    high: float | None
+
+
+def render(figure: Figure, alt: str, name: str) -> str:
+    """The figure as one inline <svg>: `alt` is its text for those who do not see it, `name` makes its ids unique."""
+    buffer = io.StringIO()
+    with rc_context({**_RC, "svg.hashsalt": name}):
+        # a tight box with some room: the page's font is not the one that matplotlib measured with
+        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.06, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    text = re.sub(r"(font: [^;\"]*?\dpx) [^;\"]*", r"\1 system-ui, sans-serif", text)
+    for variable, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{variable})")
+    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.add_subplot()
+
+
+def _legend(axes: Axes, columns: int = 3) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, handletextpad=0.3, columnspacing=1.2)
+
+
+def dots(points: Sequence[Dot], series: Sequence[str], label: str, alt: str, name: str, zero: bool = False) -> str:
+    """Rows of dots with their intervals, up to three series side by side; `zero` draws the line of no difference."""
+    rows = list(dict.fromkeys(point.row for point in points))
+    used = sorted({point.series for point in points})
+    with rc_context(_RC):
+        figure, axes = _figure(0.75 + (0.12 + 0.16 * len(used)) * len(rows))
+        if zero:
+            axes.axvline(0, color=INK, linewidth=0.9)
+        for order, index in enumerate(used):
+            own = [point for point in points if point.series == index]
+            y = [rows.index(point.row) + (order - (len(used) - 1) / 2) * 0.24 for point in own]
+            colour = SERIES[index]
+            for at, point in zip(y, own, strict=True):
+                if point.low is not None and point.high is not None:
+                    axes.plot([point.low, point.high], [at, at], color=colour, linewidth=1.6, solid_capstyle="butt")
+            x = [point.value for point in own]
+            axes.plot(x, y, MARKERS[index], color=colour, markersize=4.6, label=series[index], linestyle="none")
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(label)
+        _legend(axes, 3 if sum(map(len, series)) < 50 else 1)
+    return render(figure, alt, name)
+
+
+def recall_curve(curves: Mapping[str, tuple[Floats, Floats]], top_k: int | None, alt: str, name: str) -> str:
+    """Share of known matches among the first k of their technique, by k (log scale)."""
+    with rc_context(_RC):
+        figure, axes = _figure(3.0)
+        for index, (system, (ks, share)) in enumerate(curves.items()):
+            axes.plot(ks, share, color=SERIES[index], linewidth=1.6, label=SYSTEMS[system], drawstyle="steps-post")
+        if top_k:
+            axes.axvline(top_k, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label=f"candidates kept: {top_k:,}")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
+        axes.set(xlabel="first k patents of a technique (log scale)", ylabel="share of known matches", ylim=(0, 1.02))
+        _legend(axes, 2)
+    return render(figure, alt, name)
+
+
+def curve(band: Band, kind: str, prevalence: float | None, alt: str, name: str) -> str:
+    """A ROC or precision-recall curve with its band. `kind`: roc or precision_recall."""
+    with rc_context(_RC):
+        figure, axes = _figure(3.1)
+        axes.fill_between(band.x, band.low, band.high, color=SERIES[2], alpha=0.2, linewidth=0, label="95 % interval")
+        axes.plot(band.x, band.y, color=SERIES[2], linewidth=1.7, label="scorer, log-odds")
+        if kind == "roc":
+            axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="chance")
+            axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        else:
+            if prevalence is not None:
+                label = f"prevalence {prevalence:.3g}"
+                axes.axhline(prevalence, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label=label)
+            axes.set(xlabel="recall", ylabel="precision")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        _legend(axes)
+    return render(figure, alt, name)
+
+
+def reliability(bins: Mapping[str, ReliabilityBins], alt: str, name: str) -> str:
+    """Mean P(yes) against the share of known matches with Wilson intervals; below, how many pairs each bin holds."""
+    with rc_context(_RC):
+        figure = Figure(figsize=(WIDTH, 3.9))
+        axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="perfect")
+        for when, index, offset in (("before", 0, -0.011), ("after", 2, 0.011)):
+            if when not in bins:
+                continue
+            found = bins[when]
+            full = found.count > 0
+            x, y = found.mean_probability[full], found.fraction_positive[full]
+            axes.vlines(x, found.low[full], found.high[full], color=SERIES[index], linewidth=1.4)
+            style = {"markersize": 4.4, "linewidth": 0.9, "marker": MARKERS[index], "color": SERIES[index]}
+            axes.plot(x, y, label=f"{when} calibration", **style)
+            centre = (found.lower + found.upper) / 2
+            counts.bar(centre[full] + offset, found.count[full], width=0.02, color=SERIES[index], linewidth=0)
+        axes.set(ylabel="share of known matches", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
+        counts.set_yscale("log")
+        counts.set(xlabel="P(yes), 15 bins", ylabel="pairs")
+        counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
+        counts.yaxis.set_minor_formatter(lambda *_: "")
+        _legend(axes)
+    return render(figure, alt, name)
+
+
+def swap(drop: Floats, labels: NDArray[np.bool_], alt: str, name: str) -> str:
+    """How the log-odds change when the section is swapped: known matches and other pairs, each as shares."""
+    with rc_context(_RC):
+        figure, axes = _figure(2.6)
+        low, high = min(0.0, float(drop.min())), max(0.0, float(drop.max()))
+        edges = np.linspace(low, high if high > low else low + 1, 31)
+        for index, (mask, label) in enumerate(((~labels, "other pairs"), (labels, "known matches"))):
+            if mask.any():
+                heights = np.histogram(drop[mask], edges)[0] / mask.sum()
+                axes.stairs(heights, edges, color=SERIES[2 * index], fill=True, alpha=0.3)
+                axes.stairs(heights, edges, color=SERIES[2 * index], linewidth=1.4, label=f"{label} ({mask.sum():,})")
+        axes.axvline(0, color=INK, linewidth=0.9)
+        axes.set(xlabel="log-odds with the own section, less with another's", ylabel="share of pairs")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        _legend(axes, 2)
+    return render(figure, alt, name)
+
+
+def bars(values: Mapping[str, float], label: str, alt: str, name: str) -> str:
+    """Horizontal bars with their values written at the end (seconds per stage)."""
+    with rc_context(_RC):
+        figure, axes = _figure(0.55 + 0.24 * len(values))
+        axes.barh(range(len(values)), list(values.values()), color=SERIES[1], height=0.62)
+        for at, value in enumerate(values.values()):
+            axes.annotate(f"{value:,.1f}", (value, at), xytext=(3, 0), textcoords="offset points", va="center")
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.margins(x=0.14)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+    return render(figure, alt, name)

@@ -1,0 +1,660 @@
+"""The report's one page: self-contained HTML, light and dark, readable on a phone.
+
+Reads top down: did each step help, on which figures; the key numbers; then the evidence (rankings, candidate recall,
+scored pairs, the section swap), examples to judge by eye, and what the run was made of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from patentft.report import figures
+from patentft.report.evaluate import Evaluation
+from patentft.report.markup import Notes, Safe, h, join, nested, number, table
+from patentft.report.metrics import ABLATION_STEPS, ABOVE, BELOW, KEYS, SCORES, STEPS, SUFFIXES, SYSTEMS
+from patentft.report.ranks import PATENT_KS, TECHNIQUE_KS
+
+HEADLINES = (
+    ("technique", "recall_at_10"),
+    ("technique", "mrr"),
+    ("technique", "auc"),
+    ("patent", "recall_at_5"),
+    ("patent", "mrr"),
+)
+"""(side, metric) whose differences decide the words at the top of the page."""
+MINUS = "\u2212"
+ABLATION_NAMES = {"cosine": "Cosine only", "cross_encoder": "Cross-encoder only", "combined": "Combined"}
+
+
+@dataclass(frozen=True)
+class StageInfo:
+    """A finished stage as the page shows it."""
+
+    name: str
+    kind: str
+    id: str
+    config_hash: str
+    seconds: float
+    tables: Mapping[str, Mapping[str, int]]
+    counts: Mapping[str, Any]
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One scored patent of an example technique."""
+
+    patent_id: str
+    title: str
+    abstract: str
+    year: int | None
+    probability: float | None
+    log_odds: float
+    cosine: float
+    match: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """A technique with its best-scored patents."""
+
+    fold: int
+    technique_id: str
+    title: str
+    where: str  # document and section
+    text: str
+    candidates: Sequence[Candidate]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the page shows."""
+
+    title: str
+    labels_exhaustive: bool
+    evaluation: Evaluation
+    examples: Sequence[Example]
+    stages: Sequence[StageInfo]
+    corpus: str
+    config: Mapping[str, Any]
+    warnings: Sequence[str]
+
+    def bound(self, name: str) -> str:
+        """The name of a figure that counts an unlabelled pair as negative, marked as what it is."""
+        return name if self.labels_exhaustive else f"{name} (lower bound)"
+
+
+def render(page: Page) -> bytes:
+    """The whole page, UTF-8."""
+    sections = [
+        ("systems", "Same rows, three systems", _systems(page)),
+        ("candidates", "Candidate recall", _candidates(page)),
+        ("scored", "Scored candidates", _scored(page)),
+        ("calibration", "Calibration", _calibration(page)),
+        ("ablations", "Ablations", _ablations(page)),
+        ("swap", "Section-swap test", _swap(page)),
+        ("examples", "Top patents of a few techniques", _examples(page)),
+        ("run", "The run", _run(page)),
+        ("keys", "Keys of metrics.json", _keys()),
+    ]
+    links = h("nav", *(h("a", title, href=f"#{name}") for name, title, _ in sections), aria_label="Contents")
+    body = [h("section", h("h2", title), content, id=name) for name, title, content in sections]
+    viewport = h("meta", name="viewport", content="width=device-width, initial-scale=1")
+    scheme = h("meta", name="color-scheme", content="light dark")
+    head = h("head", h("meta", charset="utf-8"), viewport, scheme, h("title", page.title), h("style", Safe(_CSS)))
+    main = h("main", _top(page), links, *body)
+    return ("<!doctype html>\n" + h("html", head, h("body", main), lang="en") + "\n").encode()
+
+
+# ---- small parts
+
+
+def _metric(name: str) -> str:
+    return {"mrr": "MRR", "auc": "AUC"}.get(name, name.replace("recall_at_", "recall@"))
+
+
+def _figure(svg: str, caption: Any) -> Safe:
+    return h("figure", Safe(svg), h("figcaption", caption))
+
+
+def _details(summary: Any, *content: Any, open_: bool = False) -> Safe:
+    return h("details", h("summary", summary), *content, open=open_)
+
+
+def _missing(what: str, reason: Any) -> Safe:
+    return h("p", h("strong", f"{what}: not defined. "), reason or "no reason was recorded", class_="missing")
+
+
+def _pill(verdict: Any) -> Safe:
+    kind = {ABOVE: "good", BELOW: "bad"}.get(verdict, "unclear")
+    return h("span", verdict or "not defined", class_=f"pill {kind}")
+
+
+def _step(a: str, b: str) -> str:
+    return f"{SYSTEMS[a]} − {SYSTEMS[b].lower()}"
+
+
+def _difference(a: str, b: str, side: str, metric: str) -> str:
+    return f"difference.{a}_minus_{b}.{side}.{metric}"
+
+
+def _dot(page: Page, row: str, series: int, key: str) -> figures.Dot | None:
+    m = page.evaluation.metrics
+    value, low, high = m.get(key), m.get(f"{key}.low"), m.get(f"{key}.high")
+    if not isinstance(value, float):
+        return None
+    ends = (low, high) if isinstance(low, float) and isinstance(high, float) else (None, None)
+    return figures.Dot(row, series, value, *ends)
+
+
+def _dots(page: Page, keys: Sequence[tuple[str, int, str]], series: Sequence[str], **style: Any) -> str | None:
+    """keys: (row, series, metrics key). None when none of them is defined."""
+    points = [dot for row, index, key in keys if (dot := _dot(page, row, index, key))]
+    return figures.dots(points, series, **style) if points else None
+
+
+# ---- top
+
+
+def _top(page: Page) -> Safe:
+    m, notes = page.evaluation.metrics, Notes(page.evaluation.metrics)
+    if page.labels_exhaustive:
+        labels = "The labels are exhaustive: a pair that is not a known match is a true negative."
+    else:
+        labels = (
+            "The labels are not exhaustive: a pair that is not a known match is unknown, and counted as negative. "
+            "AUC, precision and F1 are therefore lower bounds."
+        )
+    where = "techniques and patents never trained on"
+    if m.get("role") != "test":
+        where = "all techniques and patents: nothing was held out, so trained models have seen these rows"
+    lead = f"{number(m['num_folds'])} technique split{'s' * (m['num_folds'] != 1)}; {where}. {labels}"
+    verdicts = [_step_verdict(page, notes, a, b) for a, b in STEPS]
+    return h(
+        "header",
+        h("h1", page.title),
+        h("p", lead, class_="lead"),
+        *(h("p", warning, class_="warning", role="alert") for warning in page.warnings),
+        h("h2", "Did each step help?"),
+        *verdicts,
+        h("ol", *(h("li", reason) for reason in notes.reasons), class_="notes") if notes.reasons else None,
+        h("div", *_cards(page), class_="cards"),
+    )
+
+
+def _step_verdict(page: Page, notes: Notes, a: str, b: str) -> Safe:
+    """One step in plain words: the aim is that every headline's interval lies above 0."""
+    m, name = page.evaluation.metrics, _step(a, b)
+    if a not in page.evaluation.systems or b not in page.evaluation.systems:
+        text = "this run has no fine-tuned encoder; the scorer works on the untrained cosine's candidates."
+        return h("div", h("h3", name), h("p", text), class_="step")
+    found = [(side, metric, m.get(f"{_difference(a, b, side, metric)}.verdict")) for side, metric in HEADLINES]
+    good = sum(verdict == ABOVE for *_, verdict in found)
+    if good == len(found):
+        overall, kind = "helps: every interval is above 0", "good"
+    elif any(verdict == BELOW for *_, verdict in found):
+        overall, kind = f"harms somewhere: {good} of {len(found)} intervals are above 0", "bad"
+    else:
+        overall, kind = f"not shown to help everywhere: {good} of {len(found)} intervals are above 0", "unclear"
+    parts = []
+    for side, metric, verdict in found:
+        key = _difference(a, b, side, metric)
+        label = f"{_metric(metric)}, {'patents for a technique' if side == 'technique' else 'techniques for a patent'}"
+        parts.append(h("li", h("span", label, class_="what"), notes.cell(key, signed=True), _pill(verdict)))
+    head = h("h3", name, " ", h("span", overall, class_=f"pill {kind}"))
+    return h("div", head, h("ul", *parts, class_="verdicts"), class_="step")
+
+
+def _cards(page: Page) -> list[Safe]:
+    m, notes = page.evaluation.metrics, Notes(page.evaluation.metrics)
+
+    def card(label: str, value: Any, small: str = "") -> Safe:
+        return h(
+            "div", h("div", label, class_="label"), h("div", value, class_="value"), h("div", small, class_="small")
+        )
+
+    def of(key: str) -> Safe:
+        return notes.cell(key, marked=False)  # the sections below give the reasons
+
+    pairs = m.get("scored.num_pairs")
+    cards = [
+        card("pairs possible", number(m.get("funnel.pairs_possible")), "patents by techniques"),
+        card("pairs scored for evaluation", number(pairs), f"{number(m.get('scored.num_positives'))} known matches"),
+        card("techniques evaluated", number(m.get("num_techniques")), f"{number(m.get('num_matches'))} known matches"),
+    ]
+    for system in page.evaluation.systems:
+        cards.append(card(f"MRR, {SYSTEMS[system].lower()}", of(f"technique.{system}.mrr"), "patents for a technique"))
+    cards.append(card(page.bound("AUC within technique"), of("technique.scorer.auc"), "scorer, whole pool"))
+    cards.append(
+        card(page.bound("F1 at the threshold"), of("scored.f1"), f"always yes: {number(m.get('scored.always_yes_f1'))}")
+    )
+    return cards
+
+
+# ---- evidence
+
+
+def _systems(page: Page) -> Safe:
+    m, systems = page.evaluation.metrics, page.evaluation.systems
+    lists = {"technique": [f"recall_at_{k}" for k in TECHNIQUE_KS] + ["mrr", "auc"]}
+    lists["patent"] = [f"recall_at_{k}" for k in PATENT_KS] + ["mrr"]
+    titles = {"technique": "Patents for a technique", "patent": "Techniques for a patent"}
+    content: list[Safe] = [
+        h(
+            "p",
+            f"Every known match of an evaluated technique is ranked among the whole pool of {number(m['pool_patents'])} "
+            f"patents (and of {number(m['pool_techniques'])} techniques in the other direction), by each system, on the "
+            "same rows. The scorer re-orders the candidates of the search and leaves the rest in the search's order, so "
+            "its recall at k can differ only below the number of candidates. Means are over techniques (patents); "
+            "intervals are 95 %, bootstrap over techniques, all splits together.",
+        )
+    ]
+    drawn = []
+    for side, names in lists.items():
+        keys = [(_metric(n), i, f"{side}.{s}.{n}") for n in names for i, s in _indexed(systems)]
+        svg = _dots(
+            page,
+            keys,
+            list(SYSTEMS.values()),
+            label="mean, 95 % interval",
+            name=f"systems-{side}",
+            alt=f"{titles[side]}: recall, MRR and AUC of each system with intervals; the table below has the figures.",
+        )
+        drawn.append(
+            _figure(svg, titles[side]) if svg else _missing(titles[side], m.get(f"{side}.scorer.mrr.not_defined"))
+        )
+    labels = [f"{_step(a, b)}" for a, b in STEPS]
+    keys = [
+        (f"{_metric(n)}, {side}", i, _difference(a, b, side, n))
+        for side, n in HEADLINES
+        for i, (a, b) in enumerate(STEPS)
+    ]
+    svg = _dots(
+        page,
+        keys,
+        labels,
+        label="paired difference, 95 % interval",
+        zero=True,
+        name="differences",
+        alt="Paired differences between consecutive systems with intervals and a line at zero.",
+    )
+    drawn.append(_figure(svg, "Paired differences on the same rows; right of the line is better") if svg else Safe(""))
+    content.append(h("div", *drawn, class_="figures"))
+    for side, names in lists.items():
+        notes = Notes(m)
+        rows = [[_label(page, n), *(notes.cell(f"{side}.{s}.{n}") for s in systems)] for n in names]
+        shown = table(["", *(SYSTEMS[s] for s in systems)], rows, notes.reasons)
+        notes = Notes(m)
+        steps = [(a, b) for a, b in STEPS if a in systems and b in systems]
+        rows = [[_metric(n), *(_difference_cell(notes, a, b, side, n) for a, b in steps)] for n in names]
+        differences = table(["", *(_step(a, b) for a, b in steps)], rows, notes.reasons)
+        content += [h("h3", titles[side]), shown, _details("Paired differences", differences, open_=True)]
+    content.append(_details("Each split by itself", _by_fold(page, lists)))
+    return join(content)
+
+
+def _indexed(systems: Sequence[str]) -> list[tuple[int, str]]:
+    """Systems with the place that fixes their colour, whichever of them a run has."""
+    return [(list(SYSTEMS).index(system), system) for system in systems]
+
+
+def _label(page: Page, metric: str) -> str:
+    return page.bound(_metric(metric)) if metric == "auc" else _metric(metric)
+
+
+def _difference_cell(notes: Notes, a: str, b: str, side: str, metric: str) -> Safe:
+    key = _difference(a, b, side, metric)
+    verdict = notes.metrics.get(f"{key}.verdict")
+    return join([notes.cell(key, signed=True), _pill(verdict) if verdict else None])
+
+
+def _by_fold(page: Page, lists: Mapping[str, Sequence[str]]) -> Safe:
+    m, notes = page.evaluation.metrics, Notes(page.evaluation.metrics)
+    folds = range(int(m["num_folds"] or 0))
+    rows = []
+    for side, names in lists.items():
+        for name in names:
+            for system in page.evaluation.systems:
+                keys = [f"fold{i}.{side}.{system}.{name}" for i in folds]
+                if any(key in m for key in keys):
+                    rows.append([f"{side} {_metric(name)}", SYSTEMS[system], *(notes.cell(key) for key in keys)])
+    for figure in ("auc_pooled", "auc_within_technique", "average_precision", "num_pairs", "num_positives"):
+        keys = [f"fold{i}.scored.{figure}" for i in folds]
+        rows.append([f"scored pairs: {figure.replace('_', ' ')}", "Scorer", *(notes.cell(key) for key in keys)])
+    rows.append(["threshold of yes", "Scorer", *(notes.cell(f"fold{i}.threshold") for i in folds)])
+    return table(["Figure", "System", *(f"split {i}" for i in folds)], rows, notes.reasons, left=2)
+
+
+def _candidates(page: Page) -> Safe:
+    m, notes, top_k = (
+        page.evaluation.metrics,
+        Notes(page.evaluation.metrics),
+        page.evaluation.metrics["candidates.top_k"],
+    )
+    searches = [system for system in page.evaluation.systems if system != "scorer"]
+    relevant = number(m.get(f"candidates.{searches[-1]}.relevant"))
+    text = (
+        f"Share of the {relevant} known matches (relevant pairs) that stand among the first k of their technique in the "
+        "exact ranking of the whole pool. What is not among the candidates cannot be scored. The bound is the exact "
+        "one-sided 95 % lower bound, which takes the pairs as independent."
+    )
+    k = int(top_k) if isinstance(top_k, int) else None
+    if page.evaluation.recall_curves:
+        alt = "Share of known matches among the first k patents of their technique, by k, for each search."
+        drawn = _figure(figures.recall_curve(page.evaluation.recall_curves, k, alt, "recall"), "Candidate recall")
+    else:
+        drawn = _missing("Candidate recall curve", "no known match of an evaluated technique lies in the searched pool")
+    rows = []
+    for at in sorted({*TECHNIQUE_KS, *([k] if k else [])}):
+        cells = [notes.cell(f"candidates.{s}.{what}_at_{at}") for s in searches for what in ("recall", "lower_bound")]
+        rows.append([f"first {at:,}" + (" (candidates kept)" if at == k else ""), *cells])
+    head = ["", *(f"{SYSTEMS[s]}: {what}" for s in searches for what in ("recall", "lower bound"))]
+    return join([h("p", text), h("div", drawn, class_="figures"), table(head, rows, notes.reasons)])
+
+
+def _scored(page: Page) -> Safe:
+    m, notes, e = page.evaluation.metrics, Notes(page.evaluation.metrics), page.evaluation
+    text = (
+        f"{number(m.get('scored.num_pairs'))} candidate pairs of the evaluated side, {number(m.get('scored.num_positives'))} "
+        f"of them known matches, of {number(m.get('scored.num_techniques'))} techniques. Pooled curves are means over the "
+        "splits, whose models differ in scale. The threshold was chosen on the validation side."
+    )
+    drawn = []
+    prevalence = m.get("scored.prevalence")
+    for kind, band, key, title in (
+        ("roc", e.roc, "scored.auc_pooled", "ROC curve"),
+        ("precision_recall", e.precision_recall, "scored.average_precision", "Precision-recall curve"),
+    ):
+        if band is None:
+            drawn.append(_missing(title, m.get(f"{key}.not_defined")))
+            continue
+        alt = f"{title} of the scored pairs with a 95 % bootstrap band; area {number(m[key])}."
+        at = prevalence if isinstance(prevalence, float) else None
+        drawn.append(_figure(figures.curve(band, kind, at, alt, kind.replace("_", "-")), page.bound(title)))
+    names = [
+        ("auc_pooled", page.bound("AUC, pooled")),
+        ("auc_within_technique", page.bound("AUC within technique")),
+        ("auc_within_patent", page.bound("AUC within patent")),
+        ("average_precision", page.bound("Average precision")),
+        ("prevalence", "… beside the share of known matches"),
+        ("f1", page.bound("F1 at the threshold")),
+        ("always_yes_f1", "… beside F1 of always yes, 2p/(1+p)"),
+        ("precision", page.bound("Precision at the threshold")),
+        ("recall", "Recall at the threshold"),
+        ("mcc", "Matthews correlation at the threshold"),
+        ("share_yes", "Share of yes at the threshold"),
+        ("distinct_share", "Share of distinct log-odds"),
+    ]
+    rows = [[label, notes.cell(f"scored.{name}")] for name, label in names]
+    return join([h("p", text), h("div", *drawn, class_="figures"), table(["", "Scorer"], rows, notes.reasons)])
+
+
+def _calibration(page: Page) -> Safe:
+    m, notes, e = page.evaluation.metrics, Notes(page.evaluation.metrics), page.evaluation
+    if e.reliability:
+        alt = "Reliability diagram: share of known matches by mean predicted probability, before and after calibration."
+        caption = "Reliability, with Wilson 95 % intervals; below, pairs per bin (log scale)"
+        drawn = _figure(figures.reliability(e.reliability, alt, "reliability"), caption)
+    else:
+        drawn = _missing("Reliability diagram", m.get("scored.ece_after.not_defined"))
+    labels = {"ece": "Expected calibration error, 15 bins", "brier": "Brier score"}
+    rows = [[label, *(notes.cell(f"scored.{n}_{when}") for when in ("before", "after"))] for n, label in labels.items()]
+    grid = table(["", "before", "after calibration"], rows, notes.reasons)
+    note = (
+        None if page.labels_exhaustive else h("p", "On labels that are not exhaustive P(yes) is that of a known match.")
+    )
+    return join([h("div", drawn, class_="figures"), note, grid])
+
+
+def _ablations(page: Page) -> Safe:
+    m, notes = page.evaluation.metrics, Notes(page.evaluation.metrics)
+    text = "The scored pairs ranked by one part of the score alone, on techniques with a known match among them."
+    keys = [
+        (label, i, f"ablation.{score}.{metric}")
+        for metric, label in (("auc", "AUC within technique"), ("mrr", "MRR"))
+        for i, score in enumerate(SCORES)
+    ]
+    svg = _dots(
+        page,
+        keys,
+        list(ABLATION_NAMES.values()),
+        label="mean over techniques, 95 % interval",
+        name="ablations",
+        alt="AUC within technique and MRR of cosine only, cross-encoder only and combined, with intervals.",
+    )
+    drawn = h("div", _figure(svg, "Which part of the score ranks best"), class_="figures") if svg else None
+    rows = [
+        [label, notes.cell(f"ablation.{name}.auc"), notes.cell(f"ablation.{name}.mrr")]
+        for name, label in ABLATION_NAMES.items()
+    ]
+    for a, b in ABLATION_STEPS:
+        key = f"ablation.difference.{a}_minus_{b}"
+        cells = [
+            join(
+                [
+                    notes.cell(f"{key}.{metric}", signed=True),
+                    _pill(v) if (v := m.get(f"{key}.{metric}.verdict")) else None,
+                ]
+            )
+            for metric in ("auc", "mrr")
+        ]
+        rows.append([f"{ABLATION_NAMES[a]} − {ABLATION_NAMES[b].lower()}", *cells])
+    grid = table(["", page.bound("AUC within technique"), "MRR"], rows, notes.reasons)
+    return join([h("p", text), drawn, grid])
+
+
+def _swap(page: Page) -> Safe:
+    m, notes, e = page.evaluation.metrics, Notes(page.evaluation.metrics), page.evaluation
+    verdict = m.get("swap.verdict")
+    text = "Each pair is scored again with another technique's section text: a scorer that reads the section must move."
+    content = [h("p", text)]
+    if verdict is None:
+        return join([*content, _missing("Section-swap test", m.get("swap.verdict.not_defined"))])
+    content.append(h("p", h("strong", f"In words: {verdict}.")))
+    if e.swap_drop is not None and e.swap_labels is not None:
+        alt = "Histogram of the change of the log-odds when the section is swapped, known matches and other pairs."
+        drawn = _figure(
+            figures.swap(e.swap_drop, e.swap_labels, alt, "swap"), "Right of the line: the own section scores higher"
+        )
+        content.append(h("div", drawn, class_="figures"))
+    names = {
+        "num_pairs": "Pairs swapped",
+        "mean_absolute": "Mean absolute change, log-odds",
+        "share_moved": "Share of pairs that moved by more than .001",
+        "mean_drop_matches": "Mean drop of known matches",
+        "mean_drop_others": "Mean drop of other pairs",
+        "spearman": "Rank correlation before and after",
+    }
+    rows = [[label, notes.cell(f"swap.{name}")] for name, label in names.items()]
+    return join([*content, table(["", "Cross-encoder"], rows, notes.reasons)])
+
+
+def _examples(page: Page) -> Safe:
+    if not page.examples:
+        return _missing("Examples", "no evaluated technique has both a known match in the pool and scored pairs")
+    text = "Drawn by the seed among the evaluated techniques with a known match; the best five by log-odds of each."
+    return join([h("p", text), *(_example(example) for example in page.examples)])
+
+
+def _example(example: Example) -> Safe:
+    items = []
+    for c in example.candidates:
+        facts = [str(c.year) if c.year is not None else "year unknown", c.patent_id]
+        facts.append(f"P(yes) {number(c.probability)}" if c.probability is not None else "no probability")
+        facts += [f"log-odds {c.log_odds:+.2f}", f"cosine {c.cosine:.3f}"]
+        mark = h("span", "known match", class_="pill good") if c.match else None
+        head = join([h("span", c.title or "(no title)", class_="title"), " ", mark])
+        items.append(
+            h("li", _details(head, h("p", c.abstract or "(no abstract)")), h("div", " · ".join(facts), class_="facts"))
+        )
+    head = h("p", f"{example.where} · {example.technique_id} · split {example.fold}", class_="facts")
+    return h(
+        "article",
+        h("h3", example.title),
+        head,
+        _details("Section text", h("p", example.text)),
+        h("ol", *items, class_="top"),
+    )
+
+
+# ---- the run
+
+
+def _run(page: Page) -> Safe:
+    m = page.evaluation.metrics
+    folds = range(int(m["num_folds"] or 0))
+    counts = [
+        ("patents", "patents in the corpus"),
+        ("techniques", "techniques in the corpus"),
+        ("pairs_possible", "pairs possible"),
+        ("searched", "pairs searched, exactly"),
+        ("prefiltered", "candidates kept"),
+        ("scored", "pairs scored"),
+    ]
+    rows = [
+        [label, number(m.get(f"funnel.{name}")), *(number(m.get(f"fold{i}.funnel.{name}")) for i in folds)]
+        for name, label in counts
+    ]
+    funnel = table(["Counts at each stage", "all splits", *(f"split {i}" for i in folds)], rows)
+    seconds = {stage.name: stage.seconds for stage in page.stages}
+    alt = "Seconds per stage; the table below has the figures."
+    drawn = _figure(figures.bars(seconds, "seconds (last session of the stage)", alt, "seconds"), "Time per stage")
+    stages = table(
+        ["Stage", "Kind", "Seconds", "Rows written", "Manifest id", "Config hash"],
+        [
+            [s.name, s.kind, f"{s.seconds:,.1f}", _rows(s.tables), h("code", s.id), h("code", s.config_hash)]
+            for s in page.stages
+        ],
+        left=2,
+    )
+    corpus = next((stage for stage in page.stages if stage.name == page.corpus), None)
+    quarantined = corpus.tables.get("quarantine", {}).get("rows", 0) if corpus else 0
+    cleaning = [h("h3", "What the corpus stage dropped and why"), h("p", f"Quarantined rows: {number(quarantined)}.")]
+    cleaning.append(h("div", nested(corpus.counts if corpus else {}), class_="scroll", tabindex="0"))
+    told = [
+        _details(f"{s.name}: counts", h("div", nested(s.counts), class_="scroll", tabindex="0")) for s in page.stages
+    ]
+    configs = [_details(f"{s.name}: configuration", _json(s.config)) for s in page.stages]
+    configs.append(_details("report: configuration", _json(page.config)))
+    return join(
+        [
+            funnel,
+            h("div", drawn, class_="figures"),
+            stages,
+            *cleaning,
+            h("h3", "Counts of every stage"),
+            *told,
+            h("h3", "Configuration"),
+            *configs,
+            h("h3", "Versions"),
+            _versions(page.stages),
+        ]
+    )
+
+
+def _rows(tables: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(f"{name} {number(found['rows'])}" for name, found in tables.items()) or "-"
+
+
+def _json(value: Any) -> Safe:
+    return h("pre", json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def _versions(stages: Sequence[StageInfo]) -> Safe:
+    """Package by version; where stages differ, each version with its stages."""
+    packages = sorted({name for stage in stages for name in stage.versions})
+    rows = []
+    for package in packages:
+        found: dict[str, list[str]] = {}
+        for stage in stages:
+            found.setdefault(stage.versions.get(package, "not recorded"), []).append(stage.name)
+        shown = (
+            next(iter(found))
+            if len(found) == 1
+            else "; ".join(f"{v} ({', '.join(names)})" for v, names in found.items())
+        )
+        rows.append([package, shown])
+    return table(["Package", "Version"], rows, left=2)
+
+
+def _keys() -> Safe:
+    rows = [[h("code", key), text] for key, text in KEYS.items()]
+    rows += [[h("code", f"….{suffix}"), text] for suffix, text in SUFFIXES.items()]
+    return _details("Every key, and what it means", table(["Key", "Meaning"], rows, left=2))
+
+
+_CSS = """
+:root{--ground:#fff;--panel:#f6f7f9;--ink:#1b1f24;--muted:#5b6470;--rule:#dde1e6;--link:#1d4ed8;
+--good:#166534;--good-bg:#dcfce7;--bad:#991b1b;--bad-bg:#fee2e2;--unclear:#854d0e;--unclear-bg:#fef3c7;
+--series-1:#64707d;--series-2:#2563eb;--series-3:#c2410c}
+@media (prefers-color-scheme:dark){:root{--ground:#14171b;--panel:#1d2127;--ink:#e7eaee;--muted:#9ba5b1;--rule:#343a43;
+--link:#8ab4ff;--good:#86efac;--good-bg:#143323;--bad:#fca5a5;--bad-bg:#3f1a1d;--unclear:#fcd34d;--unclear-bg:#3a2d0d;
+--series-1:#a3adb9;--series-2:#6ea8fe;--series-3:#fb923c}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1080px;margin:0 auto;padding:24px 20px 64px}
+h1{font-size:1.8rem;line-height:1.2;margin:.4em 0}
+h2{font-size:1.3rem;line-height:1.25;margin:0 0 .5em}
+h3{font-size:1.05rem;margin:1.4em 0 .4em}
+p{max-width:72ch;overflow-wrap:anywhere}
+a{color:var(--link)}
+section{margin-top:40px;padding-top:24px;border-top:1px solid var(--rule)}
+nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:24px;font-size:.9rem}
+.lead{color:var(--muted);margin-top:0}
+.muted,.ci,.facts,figcaption,.small,.label,.notes{color:var(--muted)}
+.ci,.small,.facts,figcaption,.notes{font-size:.82rem}
+.ci{display:block;white-space:nowrap}
+.warning{border-left:4px solid var(--bad);background:var(--bad-bg);padding:10px 14px;max-width:none}
+.missing{border-left:4px solid var(--unclear);background:var(--panel);padding:10px 14px}
+.pill{display:inline-block;border-radius:999px;padding:1px 9px;font-size:.78rem;font-weight:500;line-height:1.5}
+.good{color:var(--good);background:var(--good-bg)}
+.bad{color:var(--bad);background:var(--bad-bg)}
+.unclear{color:var(--unclear);background:var(--unclear-bg)}
+.step{background:var(--panel);border-radius:10px;padding:12px 16px;margin:10px 0}
+.step h3{margin:0 0 .4em;display:flex;flex-wrap:wrap;gap:4px 10px;align-items:center}
+.step p{margin:0}
+.verdicts{list-style:none;margin:0;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(185px,1fr));gap:10px}
+.verdicts li{font-variant-numeric:tabular-nums}
+.verdicts .what{display:block;font-size:.82rem;color:var(--muted);line-height:1.3}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px;margin-top:20px}
+.cards>div{border:1px solid var(--rule);border-radius:10px;padding:10px 14px}
+.label{font-size:.82rem;line-height:1.3}
+.value{font-size:1.35rem;font-weight:600;font-variant-numeric:tabular-nums;line-height:1.35}
+.value .ci{font-weight:400}
+.value .muted{font-size:1rem;font-weight:400}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:16px;align-items:start}
+figure{margin:8px 0;max-width:520px}
+figure svg{display:block;width:100%;height:auto}
+figcaption{margin-top:2px}
+.scroll{overflow-x:auto;margin:10px 0}
+table{border-collapse:collapse;font-size:.9rem}
+th,td{padding:6px 14px 6px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
+th{font-weight:600}
+thead th{vertical-align:bottom}
+td.n,th.n{font-variant-numeric:tabular-nums;padding-left:6px}
+td .pill{margin-top:2px}
+.nested{font-size:.85rem}
+.nested th{font-weight:400;color:var(--muted)}
+.nested .nested tr:last-child>*{border-bottom:0}
+.notes{margin:4px 0 12px;padding-left:1.4em}
+sup{line-height:0;padding-left:1px}
+details{margin:6px 0}
+summary{cursor:pointer}
+summary .title{font-weight:500}
+pre,code{font:.82rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+pre{background:var(--panel);border-radius:8px;padding:12px;overflow-x:auto}
+article{border:1px solid var(--rule);border-radius:10px;padding:4px 16px 12px;margin:14px 0}
+article h3{margin-top:.7em;overflow-wrap:anywhere}
+.top{padding-left:1.4em}
+.top li{margin:8px 0;overflow-wrap:anywhere}
+.top details{margin:0}
+.facts{margin:0}
+@media (max-width:560px){main{padding:12px 14px 48px}h1{font-size:1.45rem}.cards,.verdicts{grid-template-columns:1fr 1fr}
+.value{font-size:1.15rem}.step{padding:10px 12px}section{margin-top:28px;padding-top:18px}}
+@media print{details>*{display:block}}
+"""

@@ -1,0 +1,250 @@
+"""Score the candidates in Ray actors, shard by shard, then combine and calibrate.
+
+    CANDIDATES -> shards of fixed rows -> actors: cross-encoder logits, one committed part of LOGITS per shard
+      -> weights (trained, or fitted on the valid side) -> calibration on the valid side -> SCORES
+
+An actor that dies is started again and its shard scored again; a driver that dies finds the committed shards. Either way
+the same rows come out, since a shard's batches depend on its pairs alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from pydantic import Field
+
+from patentft import schema, stats
+from patentft.cluster import require
+from patentft.config import Config, ConfigError, runtime
+from patentft.corpus.lookup import match_list, patent_texts, section_texts
+from patentft.scoring import calibrate
+from patentft.scoring.combine import fit_weights
+from patentft.scoring.plan import combine, shard_bounds, swap_pairs
+from patentft.scoring.scorer import load_scorer
+from patentft.stage import Context, ModelRef, Stage, StageRef
+from patentft.store import StageFolder
+
+
+class ScoreConfig(Config):
+    """What is scored, by which model, and how the scores become probabilities."""
+
+    data: StageRef
+    """The stage with the tables patents, techniques and (for calibration) matches."""
+    candidates: StageRef
+    """A search stage."""
+    techniques: StageRef
+    """The embed stage of the techniques that the search used: it knows where each chunk begins and ends."""
+    model: ModelRef
+    """A train stage (objective classify), or any sequence classifier with one logit."""
+    text: list[Literal["title", "abstract", "claims", "first_claim"]] = ["title", "abstract"]
+    max_tokens: int = 384
+    patent_tokens: int = 224
+    cosine_weight: float | None = None
+    """Weight of the cosine in the log-odds; unset: what the model's configuration carries."""
+    weights: Literal["trained", "fitted"] = "trained"
+    """trained: logit + cosine_weight * cosine. fitted: both weights are fitted listwise on the valid side."""
+    calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
+    """Fitted on the candidates of the valid side, folds grouped by technique. none: no probabilities."""
+    calibrator: StageRef | None = None
+    """A finished score stage whose weights and calibration are used as they are: for data without known matches."""
+    swaps: int = 200
+    """Pairs of the section-swap test; 0: none."""
+    pairs_per_shard: int = Field(default=500, ge=1)
+    seed: int = 0
+    workers: int = runtime(1, ge=1)
+    cpus_per_worker: float = runtime(1.0)
+    gpus_per_worker: float = runtime(0.0)
+    tokens_per_batch: int = Field(default=8192, ge=1)
+    """Padded tokens of a forward pass. Part of the hash: it moves the last bits of a score."""
+    max_restarts: int = runtime(5)
+    """How often a dead actor is started again."""
+
+
+def run(config: ScoreConfig, context: Context) -> dict[str, Any]:
+    """Tables logits, scores, swaps. Counts: pairs, what was cut, weights, calibration before and after, threshold."""
+    require(config.workers * config.cpus_per_worker, config.workers * config.gpus_per_worker,
+            f"stage {context.folder.name}", "workers, cpus_per_worker or gpus_per_worker")
+    candidates = context.input(config.candidates).read("candidates")
+    if candidates.num_rows == 0:
+        raise ConfigError(f"stage {config.candidates!r} found no candidates: nothing to score")
+    bounds = shard_bounds(candidates.num_rows, config.pairs_per_shard)
+    missing = context.folder.missing_parts("logits", len(bounds))
+    swaps = _swaps(config, context, candidates)
+    if missing or (swaps and not context.folder.has_part("swaps", 0)):
+        _score_shards(config, context, candidates, bounds, missing, swaps)
+    if not swaps:
+        context.folder.write_part("swaps", 0, schema.SWAPS.empty_table())
+    logits = pa.concat_tables(
+        context.folder.read_part(context.folder.entry("logits", index)) for index in range(len(bounds))
+    )
+    return {"pairs_scored": logits.num_rows, "shards": len(bounds), **_finish(config, context, logits)}
+
+
+def _score_shards(config: ScoreConfig, context: Context, candidates: pa.Table, bounds: list[tuple[int, int]],
+                  missing: list[int], swaps: list[tuple[int, str]]) -> None:
+    techniques = set(candidates["technique_id"].to_pylist())
+    data = context.input(config.data)
+    sections = section_texts(data, context.input(config.techniques), techniques)
+    patents = patent_texts(data, list(config.text), candidates["patent_id"].to_pylist())
+    shared = ray.put((sections, patents))  # one copy on each node
+    options: dict[str, Any] = {"num_cpus": config.cpus_per_worker, "max_restarts": config.max_restarts,
+                               "max_task_retries": config.max_restarts}
+    if config.gpus_per_worker:
+        options["num_gpus"] = config.gpus_per_worker
+    num_workers = max(1, min(config.workers, len(missing)))
+    actors = [ScoreActor.options(**options).remote(config, context.model(config.model), shared, context.folder)
+              for _ in range(num_workers)]
+    started, scored = time.monotonic(), 0
+    waiting = list(reversed(missing))
+    running: dict[Any, tuple[Any, int]] = {}
+
+    def start(actor: Any) -> None:
+        if waiting:
+            index = waiting.pop()
+            low, high = bounds[index]
+            running[actor.score.remote(index, candidates.slice(low, high - low).combine_chunks())] = (actor, index)
+
+    try:
+        for actor in actors:
+            start(actor)
+        total = sum(high - low for low, high in (bounds[index] for index in missing))
+        for _ in context.progress.bar(range(len(missing)), len(missing), "shards scored"):
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            actor, index = running.pop(ready)
+            try:
+                scored += ray.get(ready)
+            except ray.exceptions.RayActorError as error:
+                raise RuntimeError(
+                    f"shard {index} killed its actor more than {config.max_restarts} times (out of memory? lower "
+                    f"tokens_per_batch); finished shards are kept, run again to go on"
+                ) from error
+            start(actor)
+        if missing:
+            rate = total / max(time.monotonic() - started, 1e-9)
+            context.progress.say(f"  {total:,} pairs at {rate:.1f} pairs/s by {num_workers} actors")
+        if swaps and not context.folder.has_part("swaps", 0):
+            rows = candidates.take([row for row, _ in swaps]).combine_chunks()
+            ray.get(actors[0].swap.remote(rows, [other for _, other in swaps]))
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+@ray.remote
+class ScoreActor:
+    """Holds the model; scores one shard a call and commits it itself."""
+
+    def __init__(self, config: ScoreConfig, model: str, texts: tuple[dict, dict], folder: StageFolder) -> None:
+        device = torch.device("cuda" if config.gpus_per_worker else "cpu")
+        if device.type == "cpu":
+            torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+        self.sections, self.patents = texts
+        self.folder = folder
+        self.scorer, _ = load_scorer(model, device=device, max_tokens=config.max_tokens,
+                                     patent_tokens=config.patent_tokens, tokens_per_batch=config.tokens_per_batch)
+
+    def score(self, index: int, pairs: pa.Table) -> int:
+        """Commit part `index` of LOGITS; returns the number of pairs."""
+        columns = {name: pairs[name] for name in ("technique_id", "patent_id", "role", "cosine")}
+        columns["cross_logit"] = pa.array(self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist()))
+        self.folder.write_part("logits", index, pa.table(columns, schema=schema.LOGITS))
+        return pairs.num_rows
+
+    def swap(self, pairs: pa.Table, others: list[str]) -> None:
+        """Commit SWAPS: the same patents with their own section and with another technique's first chunk."""
+        own = self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
+        swapped = self._logits(pairs, others, [0] * len(others))
+        columns = {"technique_id": pairs["technique_id"], "patent_id": pairs["patent_id"], "other_id": pa.array(others),
+                   "cross_logit": pa.array(own), "swapped_logit": pa.array(swapped)}
+        self.folder.write_part("swaps", 0, pa.table(columns, schema=schema.SWAPS))
+
+    def _logits(self, pairs: pa.Table, techniques: list[str], chunks: list[int]) -> np.ndarray:
+        sections = [self.sections[technique, chunk] for technique, chunk in zip(techniques, chunks, strict=True)]
+        patents = [self.patents[patent] for patent in pairs["patent_id"].to_pylist()]
+        return self.scorer.logits(sections, patents)[0]
+
+
+def _swaps(config: ScoreConfig, context: Context, candidates: pa.Table) -> list[tuple[int, str]]:
+    roles = candidates["role"].to_pylist()
+    side = "test" if "test" in roles else roles[0]
+    rows = [row for row, role in enumerate(roles) if role == side]
+    pairs = list(zip(candidates["technique_id"].to_pylist(), candidates["patent_id"].to_pylist(), strict=True))
+    matched = set(match_list(context.input(config.data)))
+    chosen = swap_pairs([pairs[row] for row in rows], matched, config.swaps, config.seed)
+    return [(rows[index], other) for index, other in chosen]
+
+
+def _finish(config: ScoreConfig, context: Context, logits: pa.Table) -> dict[str, Any]:
+    """Weights, calibration, SCORES; what the manifest says of them."""
+    cross, cosine = logits["cross_logit"].to_numpy(), logits["cosine"].to_numpy()
+    roles = np.array(logits["role"].to_pylist())
+    techniques = np.array(logits["technique_id"].to_pylist())
+    matched = set(match_list(context.input(config.data)))
+    labels = np.array([pair in matched for pair in
+                       zip(logits["technique_id"].to_pylist(), logits["patent_id"].to_pylist(), strict=True)])
+    valid = roles == "valid"
+    fitted = _fitted(config, context, cross, cosine, techniques, labels, valid)
+    log_odds = combine(cross, cosine, fitted["weights"])
+    calibrator = calibrate.Calibrator.from_dict(fitted["calibrator"]) if fitted["calibrator"] else None
+    probability = calibrator.apply(log_odds).astype(np.float32) if calibrator else None
+    context.folder.write_file("calibration.json", json.dumps(fitted, indent=1).encode())
+    columns = {name: logits[name] for name in ("technique_id", "patent_id", "role", "cosine", "cross_logit")}
+    columns["log_odds"] = pa.array(log_odds)
+    columns["probability"] = pa.nulls(len(log_odds), pa.float32()) if probability is None else pa.array(probability)
+    context.folder.write_part("scores", 0, pa.table(columns, schema=schema.SCORES))
+    return fitted
+
+
+def _fitted(config: ScoreConfig, context: Context, cross: np.ndarray, cosine: np.ndarray, techniques: np.ndarray,
+            labels: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
+    """{weights, calibrator, threshold, ...}: fitted on the valid side, or taken from `config.calibrator`."""
+    if config.calibrator is not None:
+        return json.loads(context.input(config.calibrator).read_file("calibration.json"))
+    weights = {"cross": 1.0, "cosine": _cosine_weight(config, context)}
+    known = int(labels[valid].sum())
+    if (config.weights == "fitted" or config.calibration != "none") and not known:
+        raise ConfigError(
+            f"stage {context.folder.name}: the candidates of the valid side hold no known match, so nothing can be fitted; "
+            f"set calibration: none and weights: trained, or name a finished score stage in `calibrator`, or raise top_k"
+        )
+    if config.weights == "fitted":
+        weights = fit_weights(cross[valid], cosine[valid], labels[valid], techniques[valid])
+    fitted: dict[str, Any] = {"weights": weights, "calibrator": None, "threshold": None}
+    if config.calibration == "none":
+        return fitted
+    log_odds = combine(cross[valid], cosine[valid], weights)
+    try:
+        checked = calibrate.cross_fit(config.calibration, log_odds, labels[valid], techniques[valid], seed=config.seed)
+        calibrator = calibrate.fit(config.calibration, log_odds, labels[valid])
+    except ValueError as error:
+        raise ConfigError(f"stage {context.folder.name}: calibration {config.calibration!r}: {error}") from error
+    threshold, f1 = stats.best_f1_threshold(checked.probabilities, labels[valid])
+    return fitted | {
+        "calibrator": calibrator.to_dict(),
+        "threshold": float(threshold),
+        "valid_f1": float(f1),
+        "valid_pairs": int(valid.sum()),
+        "valid_matches": known,
+        "calibration_before": dict(checked.before),
+        "calibration_after": dict(checked.after),
+    }
+
+
+def _cosine_weight(config: ScoreConfig, context: Context) -> float:
+    if config.cosine_weight is not None:
+        return config.cosine_weight
+    from patentft.models.load import local_folder
+
+    carried = json.loads((local_folder(context.model(config.model)) / "config.json").read_text()).get("patentft") or {}
+    if "cosine_weight" not in carried:
+        raise ConfigError(f"model {config.model!r} carries no cosine weight: set {context.folder.name}.cosine_weight (0: none)")
+    return float(carried["cosine_weight"])
+
+
+SCORE = Stage("score", ScoreConfig, run)

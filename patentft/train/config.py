@@ -1,0 +1,67 @@
+"""What a training run is: data x objective x adapter, the optimizer, and where it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from patentft.config import Config, runtime
+from patentft.models.adapt import FullConfig, LoraConfig
+from patentft.objectives.classify import ClassifyConfig
+from patentft.objectives.contrastive import ContrastiveConfig
+from patentft.stage import ModelRef, StageRef
+
+
+class OptimizerConfig(Config):
+    """AdamW, with a warm-up and a decay."""
+
+    lr: float = 2e-5
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    clip_norm: float = 1.0
+    """Largest norm of the whole gradient."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate goes down after the warm-up, to zero at the last step."""
+    warmup_fraction: float = 0.1
+
+
+class TrainConfig(Config):
+    """One training run."""
+
+    data: StageRef
+    """The stage with the tables patents and techniques."""
+    roles: StageRef
+    """The split stage: its SIMILAR table masks false negatives."""
+    pairs: StageRef
+    """The pairs stage: its train side is learned from, its valid side chooses the checkpoint."""
+    techniques: StageRef
+    """The embed stage of the techniques whose chunks PAIRS names."""
+    model: ModelRef
+    """What the training starts from."""
+    text: list[Literal["title", "abstract", "claims", "first_claim"]] = ["title", "abstract"]
+    """The patent's text."""
+    objective: Annotated[ClassifyConfig | ContrastiveConfig, Field(discriminator="kind")]
+    adapter: Annotated[FullConfig | LoraConfig, Field(discriminator="kind")] = FullConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    epochs: int = Field(default=3, ge=1)
+    units_per_step: int = Field(default=16, ge=1)
+    """Units (classify: a match with its negatives; contrastive: a block of matches) per optimizer step, over all workers."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights are exported: the best on the valid side, or the last."""
+    blend: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the trained weights in the export, the rest being the start's (Wortsman et al. 2022, arXiv:2109.01903)."""
+    evaluations_per_epoch: int = Field(default=1, ge=1)
+    """How often the valid side is scored (and, with keep: best, the weights compared)."""
+    seed: int = 0
+    checkpoint_seconds: float = runtime(60.0)
+    """A resume checkpoint is written at the first step after this many seconds, and at every evaluation."""
+    workers: int = runtime(1, ge=1)
+    cpus_per_worker: float = runtime(1.0)
+    gpus_per_worker: float = runtime(0.0)
+    micro_batch_tokens: int = runtime(8192, ge=1)
+    """Padded tokens of a forward pass; a unit larger than this is a pass of its own."""
+    max_failures: int = runtime(3)
+    """How many times a dead worker is replaced and the run goes on from its last checkpoint."""

@@ -1,0 +1,32 @@
+"""PAIRS joined to the texts they name: one side of a split, ready for an objective to encode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from patentft.config import ConfigError
+from patentft.corpus.lookup import patent_texts, section_texts
+from patentft.objectives.texts import PairTexts
+from patentft.store import StageFolder
+from patentft.train.config import TrainConfig
+
+
+def pair_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> PairTexts:
+    """The pairs of `side` (train, valid) with their texts, in the table's order. Raises ConfigError when there is none."""
+    rows = [row for row in inputs[config.pairs].read("pairs").to_pylist() if row["role"] == side]
+    if not rows:
+        raise ConfigError(f"stage {config.pairs!r} has no pairs for the {side} side; give more matches or change the split")
+    patents = patent_texts(inputs[config.data], config.text, {row["patent_id"] for row in rows})
+    sections = section_texts(inputs[config.data], inputs[config.techniques], {row["technique_id"] for row in rows})
+    similar = inputs[config.roles].read("similar", ["technique_id", "other_id"])
+    return PairTexts(
+        sections=[sections[row["technique_id"], row["chunk"]] for row in rows],
+        patents=[patents[row["patent_id"]] for row in rows],
+        technique_ids=[row["technique_id"] for row in rows],
+        patent_ids=[row["patent_id"] for row in rows],
+        label=[row["label"] for row in rows],
+        group=[row["group"] for row in rows],
+        weight=[row["weight"] for row in rows],
+        cosine=[row["cosine"] for row in rows],
+        similar=frozenset(zip(similar["technique_id"].to_pylist(), similar["other_id"].to_pylist(), strict=True)),
+    )

@@ -1,0 +1,103 @@
+"""From the last checkpoint to the export folder: the chosen weights, merged and blended, with the model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from patentft.models import adapt
+from patentft.models.export import blend, model_card, write_folder, write_sentence_transformers_files
+from patentft.models.load import local_folder
+from patentft.objectives.classify import PairScorer
+from patentft.objectives.contrastive import BiEncoder
+from patentft.store import StageFolder
+from patentft.train import worker
+from patentft.train.checkpoint import Progress
+from patentft.train.config import TrainConfig
+
+
+def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, stage: StageFolder) -> Progress:
+    """Write the export into the empty folder `out`; returns the run's progress."""
+    import json
+
+    from transformers import AutoTokenizer
+
+    progress = Progress(**json.loads((checkpoint / "progress.json").read_text()))
+    module = worker.build(config, str(local_folder(base)))
+    start = adapt.trainable_state(module)
+    kept = "best" if config.keep == "best" and (checkpoint / "best.safetensors").exists() else "state"
+    trained = load_file(checkpoint / f"{kept}.safetensors")
+    adapt.load_trainable_state(module, trained if config.blend == 1.0 else blend(trained, start, config.blend))
+    module.eval()
+    tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
+    out.mkdir()
+    backbone: nn.Module = module.classifier if isinstance(module, PairScorer) else module.encoder  # type: ignore[assignment]
+    has_adapter = config.adapter.kind == "lora"
+    extra: dict[str, Any] = {"objective": config.objective.kind}
+    facts: dict[str, Any] = {"objective": config.objective.kind, "adapter": config.adapter.kind, "base model": config.model}
+    facts |= {f"{name} parameters": f"{count:,}" for name, count in adapt.count_parameters(module).items()}
+    if isinstance(module, PairScorer):
+        extra["cosine_weight"] = float(module.cosine_weight.detach())
+        facts["cosine weight"] = f"{extra['cosine_weight']:.3f}"
+    plain = backbone
+    if has_adapter:
+        parity, plain = _merge_with_parity(backbone, tokenizer)
+        facts["merge parity (largest |difference| of outputs)"] = f"{parity:.2e}"
+        # the adapter is saved from a model of its own: merging has consumed this one
+        fresh = worker.build(config, str(local_folder(base)))
+        adapt.load_trainable_state(fresh, adapt.trainable_state(module) if not has_adapter else trained)
+        adapter_model = fresh.classifier if isinstance(fresh, PairScorer) else fresh.encoder
+    else:
+        adapter_model = None
+    write_folder(out, plain, adapter_model, tokenizer, base, extra)  # type: ignore[arg-type]
+    if isinstance(module, BiEncoder):
+        write_sentence_transformers_files(out, local_folder(base), module.pooling, config.objective.section_tokens)  # type: ignore[union-attr]
+    last = progress.history[-1] if progress.history else {}
+    chosen = next((entry for entry in progress.history if entry["step"] == progress.best_step), last)
+    (out / "README.md").write_text(_card(config, stage, facts, chosen if kept == "best" else last))
+    return progress
+
+
+def _merge_with_parity(adapter_model: nn.Module, tokenizer: Any) -> tuple[float, nn.Module]:
+    """Fold the adapter in; returns the largest difference of outputs on two texts, and the plain model."""
+    texts = ["A catalyst bed removes nitrogen oxides from the flue gas.", "Waste water is treated in an aerated basin."]
+    inputs = tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        before = adapter_model(**inputs)[0]
+    plain = adapt.merged(adapter_model, adapter_model)
+    with torch.inference_mode():
+        after = plain(**inputs)[0]
+    difference = float((before - after).abs().max())
+    scale = float(before.abs().max())
+    if difference > 1e-3 * max(1.0, scale):
+        raise ArithmeticError(f"merging the adapter changed outputs by {difference:.2e} (scale {scale:.2e})")
+    return difference, plain
+
+
+def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metrics: dict[str, Any]) -> str:
+    if config.objective.kind == "classify":
+        intro = (
+            "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are `logit + cosine_weight * cosine`, where "
+            "`cosine` is the prefilter's and `cosine_weight` is in `config.json` under `patentft`."
+        )
+        use = (
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
+            "model = AutoModelForSequenceClassification.from_pretrained('.')\n"
+            "tokenizer = AutoTokenizer.from_pretrained('.')\n"
+            "logit = model(**tokenizer(section, patent, return_tensors='pt')).logits[0, 0]"
+        )
+        library, tags = "transformers", ["patents", "text-classification", "cross-encoder"]
+    else:
+        intro = "A bi-encoder: the cosine of a technique's and a patent's vector says how well they match."
+        use = "from sentence_transformers import SentenceTransformer\nvectors = SentenceTransformer('.').encode(texts)"
+        library, tags = "sentence-transformers", ["patents", "sentence-similarity"]
+    if config.adapter.kind == "lora":
+        intro += " The weights here have the LoRA adapter merged; the adapter alone is in `adapter/`."
+    return model_card(
+        title=f"{stage.name}: {config.objective.kind} fine-tune of {config.model}", intro=intro, use=use, facts=facts,
+        metrics=metrics, config=config.model_dump(mode="json"), inputs=stage.inputs, tags=tags, library=library,
+    )

@@ -1,0 +1,138 @@
+"""The driver of a training run: tokenize once, start Ray Train, export the best weights.
+
+    PAIRS + texts -> encoded/{train,valid}.safetensors (committed) -> TorchTrainer(worker.train) -> checkpoints in
+    <stage>/ray_train/<name> -> export/ (a Hugging Face folder, its card, the adapter), committed file by file
+
+The run's name is made of the config hash: the same stage started again, by a new driver after a kill or by Ray after a
+worker's death, goes on from its last checkpoint, and a changed config can never pick up another's.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from patentft.cluster import require
+from patentft.config import ConfigError, build
+from patentft.location import Location
+from patentft.models.load import local_folder
+from patentft.objectives.encoded import Encoded
+from patentft.objectives.table import OBJECTIVES
+from patentft.stage import Context, Stage
+from patentft.train import worker
+from patentft.train.config import TrainConfig
+from patentft.train.data import pair_texts
+from patentft.train.export import export_model
+
+
+def run(config: TrainConfig, context: Context) -> dict[str, Any]:
+    """Train and export. Returns the counts for the manifest: rows, what was cut, the history and the best metric."""
+    if context.folder.has_file("export/README.md") and context.folder.has_file("training.json"):
+        return json.loads((context.folder.location / "training.json").read_bytes())  # all but the manifest was done
+    require(config.workers * config.cpus_per_worker, config.workers * config.gpus_per_worker,
+            f"stage {context.folder.name}", "workers, cpus_per_worker or gpus_per_worker")
+    base = context.model(config.model)
+    encoding = _encode(config, context, base)
+    result = _trainer(config, context, base).fit()
+    if result.checkpoint is None:
+        raise ConfigError(f"stage {context.folder.name}: training ended without a checkpoint; is the train side empty?")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        progress = export_model(config, base, Path(result.checkpoint.to_directory(str(folder / "checkpoint"))),
+                                folder / "export", context.folder)
+        for path in sorted((folder / "export").rglob("*")):
+            if path.is_file():
+                context.folder.write_file(f"export/{path.relative_to(folder / 'export').as_posix()}", path.read_bytes())
+    counts = {**encoding, "history": progress.history, "best_step": progress.best_step, "best_metric": progress.best_metric}
+    context.folder.write_file("training.json", json.dumps(counts).encode())
+    (context.folder.location / "ray_train").remove_tree()  # optimizer moments: of use only to this run, which is over
+    return counts
+
+
+def _encode(config: TrainConfig, context: Context, base: str) -> dict[str, Any]:
+    from transformers import AutoTokenizer
+
+    names = {side: f"encoded/{side}.safetensors" for side in ("train", "valid")}
+    if context.folder.has_file("encoded/counts.json"):
+        return json.loads((context.folder.location / "encoded/counts.json").read_bytes())
+    objective = OBJECTIVES[config.objective.kind]
+    tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
+    counts: dict[str, Any] = {}
+    for side, name in names.items():
+        encoded, counts[side] = objective.encode(pair_texts(config, context.inputs, side), tokenizer, config.objective)
+        context.folder.write_file(name, encoded.to_bytes())
+    context.folder.write_file("encoded/counts.json", json.dumps(counts).encode())
+    return counts
+
+
+def _trainer(config: TrainConfig, context: Context, base: str) -> TorchTrainer:
+    location = context.folder.location
+    storage: dict[str, Any] = {"storage_path": (location / "ray_train").url}
+    if not location.is_local:
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        storage = {
+            "storage_path": (location / "ray_train").url.split("://", 1)[1],
+            "storage_filesystem": PyFileSystem(FSSpecHandler(location.filesystem)),
+        }
+    resources: dict[str, float] = {"CPU": config.cpus_per_worker}
+    if config.gpus_per_worker:
+        resources["GPU"] = config.gpus_per_worker
+    return TorchTrainer(
+        _worker_main,
+        train_loop_config={
+            "config": config.model_dump(mode="json"), "model": base, "stage": location.url, "quiet": context.progress.quiet,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=config.workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"{context.folder.kind}-{context.folder.config_hash}",
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            **storage,
+        ),
+    )
+
+
+def _worker_main(given: dict[str, Any]) -> None:
+    """What each Ray Train worker runs: read the arrays, hand over to `worker.train`."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    config = build(TrainConfig, given["config"])
+    stage = Location(given["stage"])
+    place = ray.train.get_context()
+    device = get_device()
+    assert isinstance(device, torch.device)
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+    from transformers import AutoTokenizer
+
+    pad_id = AutoTokenizer.from_pretrained(local_folder(given["model"]), trust_remote_code=False).pad_token_id or 0
+    data = worker.Data(*(Encoded.from_bytes((stage / f"encoded/{side}.safetensors").read_bytes())
+                         for side in ("train", "valid")), pad_id=pad_id)
+
+    def report(metrics: dict[str, Any], folder: Path | None) -> None:
+        checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+    def say(line: str) -> None:
+        if place.get_world_rank() == 0 and not given["quiet"]:
+            print(line, flush=True)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        latest = ray.train.get_checkpoint()
+        restored = Path(latest.to_directory(scratch)) if latest else None
+        hooks = worker.Hooks(place.get_world_rank(), place.get_world_size(), device, report, restored, say)
+        worker.train(config, given["model"], data, hooks)
+
+
+TRAIN = Stage("train", TrainConfig, run)

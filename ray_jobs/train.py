@@ -1,0 +1,10 @@
+"""The train stages of a pipeline file and what they read, as a Ray job.
+
+    ray job submit --working-dir . -- python ray_jobs/train.py --config ray_jobs/configs/demo.yaml [a.b=c]... [--redo STAGE]
+"""
+
+from patentft.__main__ import train
+from patentft.jobs import main
+
+if __name__ == "__main__":
+    main(train)
