@@ -17,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130  # the shell's 128 + SIGINT
+
 ConfigArgument = Annotated[str, typer.Argument(help="A pipeline file (YAML), such as ray_jobs/configs/demo.yaml.")]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Overrides, such as out=runs/x search.top_k=50.", metavar="[a.b=c]...")
@@ -41,43 +43,49 @@ def _run(config: str, overrides: list[str] | None, redo: list[str] | None, quiet
 
 
 @app.command()
-def run(config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None,
-        quiet: QuietOption = False) -> None:
+def run(
+    config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None, quiet: QuietOption = False
+) -> None:
     """Run all stages of a pipeline file; finished ones are left as they are. Prints the path of the result."""
     _run(config, overrides, redo, quiet, [])
 
 
 @app.command()
-def corpus(config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None,
-           quiet: QuietOption = False) -> None:
+def corpus(
+    config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None, quiet: QuietOption = False
+) -> None:
     """Read, check and split the raw files: the pipeline's corpus stages."""
     _run(config, overrides, redo, quiet, ["synth", "corpus", "split"])
 
 
 @app.command()
-def train(config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None,
-          quiet: QuietOption = False) -> None:
+def train(
+    config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None, quiet: QuietOption = False
+) -> None:
     """Train: the pipeline's train stages and what they read."""
     _run(config, overrides, redo, quiet, ["train"])
 
 
 @app.command()
-def search(config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None,
-           quiet: QuietOption = False) -> None:
+def search(
+    config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None, quiet: QuietOption = False
+) -> None:
     """Embed and prefilter: the pipeline's search stages and what they read."""
     _run(config, overrides, redo, quiet, ["search"])
 
 
 @app.command()
-def score(config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None,
-          quiet: QuietOption = False) -> None:
+def score(
+    config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None, quiet: QuietOption = False
+) -> None:
     """Score and calibrate the candidates: the pipeline's score stages and what they read."""
     _run(config, overrides, redo, quiet, ["score"])
 
 
 @app.command()
-def report(config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None,
-           quiet: QuietOption = False) -> None:
+def report(
+    config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None, quiet: QuietOption = False
+) -> None:
     """Write the report: the pipeline's report stages and what they read."""
     _run(config, overrides, redo, quiet, ["report"])
 
@@ -92,16 +100,20 @@ def synth(
     quiet: QuietOption = False,
 ) -> None:
     """Write readable synthetic patents, techniques and their true matches as Parquet tables."""
-    from patentft import pipeline
+    from patentft import store
+    from patentft.config import build, content
+    from patentft.corpus.run import SYNTH
     from patentft.location import Location
     from patentft.progress import Progress
+    from patentft.stage import Context
 
-    place = Location(out)
-    parent, _, name = place.url.rpartition("/")
-    values = {"kind": "synth", "patents": patents, "techniques": techniques, "matches": matches, "seed": seed}
-    loaded = pipeline.parse({"out": parent or "/", name: values}, source="patentft synth")
-    pipeline.run(loaded, Progress(quiet))
-    print(place)
+    values = {"patents": patents, "techniques": techniques, "matches": matches, "seed": seed}
+    config, progress = build(SYNTH.config, values, "patentft synth"), Progress(quiet)
+    # not a pipeline of one stage: that would put its config.yaml into the folder above
+    folder = store.open_stage(Location(out), SYNTH.kind, content(config), {}, warn=progress.warn)
+    if not folder.done:
+        folder.finish(SYNTH.run(config, Context(folder, progress=progress)))
+    print(folder.location)
 
 
 @app.command()
@@ -112,16 +124,19 @@ def version() -> None:
 
 def main() -> None:
     """Run the command line; what a user can mend is one message on standard error and exit status 2."""
-    from patentft.config import ConfigError
-
     try:
         app(standalone_mode=True)
-    except ConfigError as error:
+    except ValueError as error:
+        from patentft.config import ConfigError  # here: it imports pydantic, which --help does not need
+
+        if not isinstance(error, ConfigError):
+            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from the last finished part", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+            print("interrupted; run the same command again to go on from the last finished part", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def connection(config: ClusterConfig, progress: Progress):
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # keep CUDA_VISIBLE_DEVICES for 0-GPU tasks
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():  # the caller (a test, a notebook, a Tune trial) owns the connection
         yield
@@ -44,12 +45,15 @@ def connection(config: ClusterConfig, progress: Progress):
     common = {"logging_level": logging.ERROR, "log_to_driver": not progress.quiet}
     try:
         if address == "local":
-            cores = config.num_cpus or len(os.sched_getaffinity(0))
+            # sched_getaffinity knows the cores this process may use; macOS has none
+            cores = config.num_cpus or (
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+            )
             store = int(config.object_store_gib * 2**30) if config.object_store_gib else None
             ray.init(address="local", num_cpus=cores, object_store_memory=store, include_dashboard=False, **common)
         else:
             ray.init(address=address, **common)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
         raise ConfigError(_remedy(address, error)) from error
     try:
         progress.say(f"Ray {ray.__version__} at {'a local cluster' if address == 'local' else address}: {resources()}")
@@ -66,14 +70,16 @@ def _prepare_token(address: str) -> None:
     """
     if "RAY_AUTH_MODE" in os.environ:
         return
-    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or TOKEN_FILE.expanduser().exists()
+    has_token = (
+        "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ or TOKEN_FILE.expanduser().exists()
+    )
     if has_token and address != "local":
         os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def _remedy(address: str, error: Exception) -> str:
     return (
-        f"cannot connect to Ray at {address}: {str(error).strip().splitlines()[0]}\n"
+        f"cannot connect to Ray at {address}: {(str(error).strip() or repr(error)).splitlines()[0]}\n"
         f"  set cluster.address (or RAY_ADDRESS) to a running cluster, or cluster.address=local to start one here;\n"
         f"  a cluster with token auth needs RAY_AUTH_MODE=token and the token in {TOKEN_FILE} or RAY_AUTH_TOKEN_PATH"
     )
@@ -86,11 +92,12 @@ def resources() -> str:
     total = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     gpus = f", {total['GPU']:.0f} GPU" if total.get("GPU") else ""
-    return f"{total.get('CPU', 0):.0f} CPU{gpus}, {total.get('memory', 0) / 2**30:.1f} GiB on {nodes} node{'s' * (nodes > 1)}"
+    memory = total.get("memory", 0) / 2**30
+    return f"{total.get('CPU', 0):.0f} CPU{gpus}, {memory:.1f} GiB on {nodes} node{'s' * (nodes > 1)}"
 
 
 def require(cpus: float, gpus: float, what: str, setting: str) -> None:
-    """Raise ConfigError when the cluster can never hold what a stage asks for (an autoscaling cluster may still grow)."""
+    """Raise ConfigError when the cluster can never hold what a stage asks for (one that autoscales may still grow)."""
     import ray
 
     total = ray.cluster_resources()

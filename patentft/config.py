@@ -38,7 +38,7 @@ class Config(BaseModel):
 
 
 def runtime(default: Any, **kwargs: Any) -> Any:
-    """A field that cannot change any output row (workers, addresses, batch sizes at inference): not part of the hash."""
+    """A field that cannot change any output row (workers, addresses, inference batch): not part of the config hash."""
     return Field(default=default, json_schema_extra={"runtime": True}, **kwargs)
 
 
@@ -56,12 +56,14 @@ def build(cls: type[T], values: Mapping[str, Any], source: str = "") -> T:
 def _explain(cls: type[Config], error: ValidationError, source: str) -> str:
     lines = []
     for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"]) or "(whole)"
+        path = ".".join(str(part) for part in problem["loc"]) or "all of it"
         if problem["type"] == "extra_forbidden":
             siblings = _fields_at(cls, problem["loc"][:-1])
             lines.append(f"  {path}: unknown key{nearest(str(problem['loc'][-1]), siblings)}")
         elif problem["type"] == "missing":
             lines.append(f"  {path}: required, but not set")
+        elif problem["type"] == "value_error":  # one of our validators: its message says what was given
+            lines.append(f"  {path}: {problem['ctx']['error']}")
         else:
             lines.append(f"  {path}: {problem['msg']} (got {_shortened(repr(problem['input']))})")
     head = f"{source}: " if source else ""

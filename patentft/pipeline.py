@@ -30,16 +30,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from patentft import store
 from patentft.cluster import ClusterConfig, connection
-from patentft.config import Config, ConfigError, apply_overrides, build, content, nearest, read_yaml
+from patentft.config import Config, ConfigError, apply_overrides, build, content, nearest, read_yaml, to_yaml
 from patentft.location import Location
 from patentft.progress import Progress
 from patentft.stage import Context, Stage, file_references, references
 
 RESERVED = ("out", "cluster", "description")
+STAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 
 def kinds() -> dict[str, Stage]:
@@ -90,22 +89,23 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
 
 
 def parse(values: Mapping[str, Any], source: str = "pipeline") -> Pipeline:
-    values = _expand_environment(values, source)
-    known = kinds()
     problems: list[str] = []
+    values = _expand_environment(values, "", problems)
+    known = kinds()
     stages: dict[str, Any] = {}
+    near = [*RESERVED, *(name for name, body in values.items() if isinstance(body, dict) and "kind" in body)]
     for name, body in values.items():
         if name in RESERVED:
             continue
         if not isinstance(body, dict) or "kind" not in body:
-            problems.append(f"  {name}: neither a stage with a kind nor a known key{nearest(name, RESERVED)}")
-        elif body["kind"] not in known:
-            problems.append(f"  {name}.kind: no stage kind {body['kind']!r}{nearest(str(body['kind']), list(known))}")
-        elif not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", str(name)):
-            problems.append(f"  {name}: a stage's name is a folder's name: letters, digits, '_', '.', '-'")
+            problems.append(f"  {name}: neither a stage with a kind nor a known key{nearest(name, near)}")
         else:
             stages[name] = body
-    if "out" not in values:
+            if str(body["kind"]) not in known:
+                problems.append(
+                    f"  {name}.kind: no stage kind {body['kind']!r}{nearest(str(body['kind']), list(known))}"
+                )
+    if not values.get("out"):
         problems.append("  out: required, but not set (the run folder; set it in the file or as out=FOLDER)")
     cluster = ClusterConfig()
     try:
@@ -114,9 +114,17 @@ def parse(values: Mapping[str, Any], source: str = "pipeline") -> Pipeline:
         problems.append(_indented(error))
     families, members = _expand_each(stages, problems)
     steps: list[Step] = []
-    for name, body, binding in members:
+    order = [name for name, _, _ in members]
+    if not values.keys() - set(RESERVED):
+        problems.append("  there is no stage in it")
+    for name in sorted({name for name in order if order.count(name) > 1}):
+        problems.append(f"  {name}: two stages get this name")
+    for index, (name, body, binding) in enumerate(members):
         try:
-            steps.append(_step(name, body, binding, known, families, [step.name for step in steps]))
+            if not re.fullmatch(STAGE_NAME, name):
+                raise ConfigError(f"{name}: a stage's name is a folder's name: letters, digits, '_', '.', '-'")
+            if str(body["kind"]) in known:
+                steps.append(_step(name, body, binding, known, families, order[:index]))
         except ConfigError as error:
             problems.append(_indented(error))
     if problems:
@@ -128,18 +136,20 @@ def _indented(error: ConfigError) -> str:
     return "\n".join("  " + line for line in str(error).splitlines())
 
 
-def _expand_environment(value: Any, source: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _expand_environment(inner, f"{source}: {key}") for key, inner in value.items()}
+def _expand_environment(value: Any, path: str, problems: list[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            k: _expand_environment(inner, f"{path}.{k}" if path else str(k), problems) for k, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_expand_environment(inner, source) for inner in value]
+        return [_expand_environment(inner, path, problems) for inner in value]
     if not isinstance(value, str):
         return value
 
     def look_up(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
-            raise ConfigError(f"{source}: {match[0]} is used but the environment variable {match[1]} is not set")
-        return os.environ[match[1]]
+            problems.append(f"  {path}: {match[0]} is used but the environment variable {match[1]} is not set")
+        return os.environ.get(match[1], match[0])
 
     return re.sub(r"\$\{(\w+)\}", look_up, value)
 
@@ -148,19 +158,25 @@ Binding = dict[str, Any]
 Family = list[tuple[str, Binding]]
 
 
-def _expand_each(stages: Mapping[str, Any], problems: list[str]) -> tuple[dict[str, Family], list[tuple[str, dict, Binding]]]:
+def _expand_each(
+    stages: Mapping[str, Any], problems: list[str]
+) -> tuple[dict[str, Family], list[tuple[str, dict, Binding]]]:
     """Stage families: name -> [(member name, its bindings)], and the members with their bodies, in order."""
     families: dict[str, Family] = {}
     members: list[tuple[str, dict, Binding]] = []
     for name, stage_body in stages.items():
-        body = {key: value for key, value in stage_body.items() if key not in ("kind", "each")} | {"kind": stage_body["kind"]}
+        body = {key: value for key, value in stage_body.items() if key not in ("kind", "each")} | {
+            "kind": stage_body["kind"]
+        }
         each = stage_body.get("each")
         if each is None:
             families[name] = [(name, {})]
             members.append((name, body, {}))
             continue
         if not isinstance(each, dict) or len(each) != 1 or not isinstance(next(iter(each.values())), list):
-            problems.append(f"  {name}.each: expected one key with a list of values, such as {{fold: [0, 1, 2]}}; got {each!r}")
+            problems.append(
+                f"  {name}.each: expected one key with a list of values, such as {{fold: [0, 1, 2]}}; got {each!r}"
+            )
             continue
         ((key, options),) = each.items()
         families[name] = [(f"{name}-{option}", {key: option}) for option in options]
@@ -168,8 +184,14 @@ def _expand_each(stages: Mapping[str, Any], problems: list[str]) -> tuple[dict[s
     return families, members
 
 
-def _step(name: str, body: dict, binding: Binding, known: Mapping[str, Stage], families: Mapping[str, Family],
-          earlier: Sequence[str]) -> Step:
+def _step(
+    name: str,
+    body: dict,
+    binding: Binding,
+    known: Mapping[str, Stage],
+    families: Mapping[str, Family],
+    earlier: Sequence[str],
+) -> Step:
     stage = known[body["kind"]]
     values = {key: value for key, value in body.items() if key != "kind"}
     found: dict[str, list[str]] = {"stage": [], "model": []}
@@ -177,47 +199,68 @@ def _step(name: str, body: dict, binding: Binding, known: Mapping[str, Stage], f
     for key in binding:
         if key not in stage.config.model_fields:
             values.pop(key, None)
+    problems: list[str] = []
     kind_of = references(stage.config)
     for key, what in kind_of.items():
-        if what == "file" or values.get(key) is None:
+        if what == "file":
+            continue
+        info = stage.config.model_fields[key]
+        if key not in values and not info.is_required():  # a default names a stage or a model as well
+            values[key] = info.get_default(call_default_factory=True)
+        if values.get(key) is None:
             continue
         given = values[key] if isinstance(values[key], list) else [values[key]]
         resolved: list[str] = []
-        for reference in given:
-            if what == "model" and reference not in families:
-                resolved.append(str(reference))
-                found[what].append(str(reference))
+        for reference in map(str, given):
+            try:
+                targets = _members_of(reference, binding, families, f"{name}.{key}", external=what == "model")
+            except ConfigError as error:
+                problems.append(str(error))
                 continue
-            for target in _members_of(str(reference), binding, families, f"{name}.{key}"):
-                if target not in earlier:
-                    raise ConfigError(f"{name}.{key}: stage {target!r} must come before {name!r} in the file")
+            for target in targets or [reference]:
                 resolved.append(target)
-                found["stage"].append(target)
+                found["stage" if targets else "model"].append(target)
+            problems += [
+                f"{name}.{key}: stage {target!r} must come before {name!r} in the file"
+                for target in targets
+                if target not in earlier
+            ]
         if isinstance(values[key], list):
             values[key] = resolved
         elif len(resolved) == 1:
             values[key] = resolved[0]
-        else:
-            raise ConfigError(f"{name}.{key}: {values[key]!r} stands for {len(resolved)} stages, but one is wanted here")
-    config = build(stage.config, values, name)
-    for key, what in kind_of.items():  # references that come from a default, not from the file
-        default = getattr(config, key)
-        if what == "model" and key not in values and isinstance(default, str):
-            found[what].append(default)
+        elif resolved:
+            problems.append(f"{name}.{key}: {values[key]!r} stands for {len(resolved)} stages, but one is wanted here")
+    config = None
+    try:
+        config = build(stage.config, values, name)
+    except ConfigError as error:
+        problems.append(str(error))
+    if config is None or problems:
+        raise ConfigError("\n".join(problems))
     return Step(name, stage, config, tuple(found["stage"]), tuple(found["model"]), tuple(file_references(config)))
 
 
-def _members_of(reference: str, binding: Binding, families: Mapping[str, Family], where: str) -> list[str]:
+def _members_of(
+    reference: str, binding: Binding, families: Mapping[str, Family], where: str, external: bool = False
+) -> list[str]:
+    """The stages that a reference stands for; none for a model from elsewhere, when `external` allows one."""
     for members in families.values():
         if reference in [member for member, _ in members]:
             return [reference]
     if reference not in families:
+        if external:
+            return []
         raise ConfigError(f"{where}: no stage is called {reference!r}{nearest(reference, list(families))}")
-    matching = [member for member, bound in families[reference] if all(binding.get(k, v) == v for k, v in bound.items())]
+    matching = [
+        member for member, bound in families[reference] if all(binding.get(k, v) == v for k, v in bound.items())
+    ]
     return matching
 
 
-def run(pipeline: Pipeline, progress: Progress, redo: Sequence[str] = (), only: Sequence[str] = ()) -> dict[str, store.StageFolder]:
+def run(
+    pipeline: Pipeline, progress: Progress, redo: Sequence[str] = (), only: Sequence[str] = ()
+) -> dict[str, store.StageFolder]:
     """Run the stages in order; a finished one is left as it is. Returns the finished stage folders by name.
 
     redo: stages whose parts are deleted first, with those of every stage that reads them.
@@ -229,7 +272,7 @@ def run(pipeline: Pipeline, progress: Progress, redo: Sequence[str] = (), only: 
             raise ConfigError(f"no stage is called {name!r}{nearest(name, names)}")
     steps = [step for step in pipeline.steps if not only or step.name in _with_inputs(pipeline.steps, only)]
     for name in _with_readers(pipeline.steps, redo):
-        (pipeline.out / name).remove_tree()
+        store.remove_stage(pipeline.out / name)
         progress.say(f"{name}: deleted, to be made anew")
     (pipeline.out / "config.yaml").commit(_resolved(pipeline).encode())
     finished: dict[str, store.StageFolder] = {}
@@ -345,4 +388,4 @@ def _resolved(pipeline: Pipeline) -> str:
     for step in pipeline.steps:
         document[step.name] = {"kind": step.stage.kind, **step.config.model_dump(mode="json")}
     head = "# Written by patentft: the resolved configuration. `patentft run` on this file gives the same run.\n"
-    return head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    return head + to_yaml(document)

@@ -46,7 +46,7 @@ ROLES = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("role",
 EMBEDDINGS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("chunk", pa.int32(), nullable=False),  # 0-based; several rows per id when the text is longer than the encoder
+        pa.field("chunk", pa.int32(), nullable=False),  # 0-based; several per id when the text is long
         pa.field("num_tokens", pa.int32(), nullable=False),  # in this chunk, special tokens included
         pa.field("start_char", pa.int32(), nullable=False),  # half-open span of the source text that the chunk covers
         pa.field("end_char", pa.int32(), nullable=False),
@@ -78,7 +78,7 @@ RANKS = pa.schema(
         pa.field("num_techniques", pa.int64(), nullable=False),
     ]
 )
-"""Where every known match stands in the exact ranking, prefilter or not: recall, MRR and within-technique AUC follow."""
+"""Where every known match stands in the exact ranking, prefilter or not: recall, MRR, within-technique AUC follow."""
 
 LOGITS = pa.schema(
     [
@@ -89,7 +89,7 @@ LOGITS = pa.schema(
         pa.field("cross_logit", pa.float32(), nullable=False),
     ]
 )
-"""What the scoring actors commit, shard by shard; SCORES adds what needs all shards: the weights and the calibration."""
+"""What the scoring actors commit, shard by shard; SCORES adds what needs all of them: weights and calibration."""
 
 SCORES = pa.schema(
     [

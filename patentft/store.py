@@ -108,7 +108,7 @@ class StageFolder:
     # Writing
 
     def write_part(self, table: str, index: int, data: pa.Table | pa.RecordBatch) -> Entry:
-        """Commit part `index` of `table`, then its ledger entry. `data` must have the table's schema, order included."""
+        """Commit part `index` of `table`, then its ledger entry. `data` has the table's schema, order included."""
         if isinstance(data, pa.RecordBatch):
             data = pa.Table.from_batches([data])
         wanted = schema.TABLES[table]
@@ -198,7 +198,7 @@ class StageFolder:
     # Reading
 
     def parts(self, table: str) -> list[Entry]:
-        """The finished stage's parts of `table`, in order. Raises ConfigError when it is not done or lacks the table."""
+        """The finished stage's parts of `table`, in order. Raises ConfigError when it is not done or lacks it."""
         if self.manifest is None:
             raise ConfigError(f"stage {self.name!r} at {self.location} is not finished: run it first")
         found = [

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from patentft.config import ConfigError
 from patentft.corpus.pairs import Vectors
@@ -24,30 +26,22 @@ def roles_of(split: StageFolder, table: str) -> dict[str, str]:
 
 
 def vectors_of(embedded: StageFolder, wanted: Iterable[str] | None = None) -> Vectors:
-    """The embeddings of the ids `wanted` (all when None), chunks of an id in order. Memory: those, and one part.
-
-    Raises ConfigError when the vectors are not of unit length: their products would be no cosines.
-    """
+    """The embeddings of the ids `wanted` (all when None), chunks of an id in order. Memory: those, and one part."""
     keep = None if wanted is None else pa.array(sorted(set(wanted)), pa.string())
     ids: list[str] = []
     vectors: list[np.ndarray] = []
     for part in embedded.iter_parts("embeddings", ["id", "chunk", "vector"]):
         if keep is not None:
-            part = part.filter(pc.is_in(part["id"], value_set=keep))
+            part = part.filter(pc.is_in(part["id"], value_set=keep))  # pyright: ignore[reportAttributeAccessIssue]
         if not part.num_rows:
             continue
         part = part.sort_by([("id", "ascending"), ("chunk", "ascending")])
         ids += part["id"].to_pylist()
-        # take, not a view: the sorted and filtered rows only
         flat = np.concatenate([chunk.flatten().to_numpy() for chunk in part["vector"].chunks])
         vectors.append(flat.reshape(part.num_rows, -1))
     if not vectors:
         return Vectors([], np.zeros((0, 0), np.float32))
-    matrix = np.ascontiguousarray(np.concatenate(vectors))
-    off = np.abs(np.einsum("ij,ij->i", matrix, matrix) - 1.0).max()
-    if not off < 1e-2:
-        raise ConfigError(f"the vectors of stage {embedded.name!r} are not of unit length: set its normalization on")
-    return Vectors(ids, matrix)
+    return Vectors(ids, np.concatenate(vectors))
 
 
 def patent_texts(data: StageFolder, fields: Sequence, wanted: Iterable[str]) -> dict[str, str]:

@@ -85,8 +85,8 @@ def training_pairs(
         known = [(t, p) for t, p in matches if technique_roles.get(t) == side and patent_roles.get(p) == side]
         if not known:
             raise ConfigError(
-                f"no match has both its technique and its patent on the {side} side; give more matches, another seed or "
-                f"fewer folds to the split (and the split must be of the same data)"
+                f"no match has both its technique and its patent on the {side} side; give the split more matches, "
+                f"another seed or fewer folds (and it must be a split of the same data)"
             )
         pool = sorted({patent_id for _, patent_id in known})
         position = {patent_id: index for index, patent_id in enumerate(pool)}

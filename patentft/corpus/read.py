@@ -129,7 +129,8 @@ def _open_parquet(file: Location) -> pq.ParquetFile:
         raise ConfigError(f"{file} does not exist") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise ConfigError(
-            f"{file} is not a readable Parquet file ({file.size()} bytes: {error}); is it cut off? Fetch or write it again"
+            f"{file} is not a readable Parquet file ({file.size()} bytes: {error}); is it cut off? "
+            f"Fetch or write it again"
         ) from error
 
 
@@ -170,13 +171,13 @@ def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | ValueError]
 def _open_text(file: Location) -> Iterator[IO[str]]:
     """Text, whatever its bytes: undecodable bytes become surrogates, which mark their row as bad later."""
     try:
-        raw: Any = open(file.path, "rb") if file.is_local else file.filesystem.open(file.url, "rb")
+        raw: Any = open(file.path, "rb") if file.is_local else file.filesystem.open(file.url, "rb")  # noqa: SIM115
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist") from None
     except OSError as error:
         raise ConfigError(f"{file} cannot be opened: {error.strerror or error}") from error
     with raw:
-        stream: Any = gzip.open(raw) if file.name.lower().endswith(".gz") else raw
+        stream: Any = gzip.GzipFile(fileobj=raw) if file.name.lower().endswith(".gz") else raw
         try:
             yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         except (EOFError, OSError, zlib.error) as error:

@@ -7,11 +7,12 @@ from itertools import islice
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from patentft import schema
 from patentft.config import Config, ConfigError
 from patentft.corpus import synth
+from patentft.corpus.lookup import match_list, roles_of, vectors_of
 from patentft.corpus.pairs import SIDES, PairsConfig, training_pairs
 from patentft.corpus.split import SplitConfig, assign_patents, assign_techniques, similar_techniques
 from patentft.corpus.tables import Rejected, SourceConfig, Tally, read_table
@@ -41,6 +42,11 @@ class SynthConfig(Config):
     techniques: int = 120
     matches: int = 600
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _possible(self) -> SynthConfig:
+        synth.SynthSpec(self.patents, self.techniques, self.matches, self.seed)  # ValueError: what is allowed, and why
+        return self
 
 
 def run_corpus(config: CorpusConfig, context: Context) -> dict[str, Any]:

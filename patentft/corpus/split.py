@@ -1,8 +1,8 @@
 """Which side of a split each technique and patent is on, and which techniques are too alike to be negatives.
 
-Techniques with the same title go together; groups are dealt to folds in the order of a hash, so folds are disjoint and of
-equal size. Fold f is the test side; a share of the other groups is the valid side (checkpoint choice, calibration). A
-patent follows its matches, test before valid before train: a patent that a test technique knows never occurs in
+Techniques with the same title go together; groups are dealt to folds in the order of a hash, so folds are disjoint and
+of equal size. Fold f is the test side; a share of the other groups is the valid side (checkpoint choice, calibration).
+A patent follows its matches, test before valid before train: a patent that a test technique knows never occurs in
 training. Techniques and patents without a match are "unused": never in training, not even as negatives.
 """
 
@@ -79,7 +79,7 @@ def assign_techniques(titles: Mapping[str, str], matched: set[str], config: Spli
 def assign_patents(
     patent_ids: Sequence[str], matches: Sequence[tuple[str, str]], technique_roles: Mapping[str, str]
 ) -> dict[str, str]:
-    """patent_id -> role. `matches`: (technique_id, patent_id) pairs, all of these patents and of techniques with a role."""
+    """patent_id -> role. `matches`: (technique_id, patent_id), every one of a patent and a technique that are there."""
     roles = dict.fromkeys(patent_ids, "unused")
     for technique_id, patent_id in matches:
         role, held = technique_roles[technique_id], roles[patent_id]
@@ -97,7 +97,7 @@ def similar_techniques(
 ) -> list[tuple[str, str, str]]:
     """(technique, other, "title" | "cosine") for every pair of techniques too alike, both directions, sorted.
 
-    vectors: (chunks, dim) float32 of unit length, row i belonging to vector_ids[i]. A technique's vector is its first
+    vectors: (chunks, dim) float32 of any length, row i belonging to vector_ids[i]. A technique's vector is its first
     chunk, which holds the title and the description.
     """
     first: dict[str, int] = {}
@@ -113,6 +113,7 @@ def similar_techniques(
     for index, name in enumerate(names):
         by_name.setdefault(name, []).append(index)
     matrix = vectors[[first[technique_id] for technique_id in ids]]
+    matrix = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     found: list[tuple[str, str, str]] = []
     for index, technique_id in enumerate(ids):
         same = set(by_name[names[index]]) if names[index] else set()

@@ -20,6 +20,12 @@ The best possible AUC is 1 (`BEST_AUC`): no wording is shared by two values of a
 (title and text of a technique) always word all facts outside the contrast sentences, so each pair can be decided. A
 test decodes the facts from the texts and gets 1.
 
+Difficulty, pooled AUC of `labelled_pairs` at 2,000 patents, 120 techniques, 600 matches (seed 1): BM25 .48-.49;
+logistic regression on unseen techniques, both bags of words and their overlap .55-.57, hashed word-by-word crosses .63;
+untrained all-MiniLM-L6-v2 .72 (all pairs: .81); a linear head trained on its frozen vectors .85 on unseen techniques.
+Fixed before any model was tuned on it, and tested. It holds at this size: word crosses learn the table of synonyms as
+matches grow (.68 at 1,800 matches, .76 at 4,000), the other bags of words do not (.57 at 4,000).
+
 Cost per patent: about 0.1 ms, independent of i and of the spec; memory is one batch and the combinations.
 """
 
@@ -125,7 +131,7 @@ class PatentTruth(NamedTuple):
     """match, or a key of KINDS."""
     facts: Facts
     technique: int
-    """Index of the technique that it matches (kind `match`), narrowly misses, or whose principle it borrows; else -1."""
+    """Index of the technique that it matches, narrowly misses, or whose principle it borrows; else -1."""
     contrast: tuple[str, str] | None
     """(attribute, value) that the abstract says the invention is not."""
 

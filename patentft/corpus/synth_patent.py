@@ -268,11 +268,7 @@ def write_patent(rng: random.Random, facts: Facts, contrast: tuple[str, str] | N
     pollutant, host, feature = POLLUTANTS[facts.pollutant], HOSTS[facts.host], FEATURES[facts.feature]
     p, h, f = pick(r, pollutant.patent), pick(r, host.patent), pick(r, feature.patent)
     again = pick(r, principle.patent)
-    title = capital(
-        pick(r, _PATENT_TITLE).format(
-            src=f"{stream.removeprefix('the ')} of {h}", p=p, d=device, D=capital(device), h=h
-        )
-    )
+    title = capital(pick(r, _PATENT_TITLE).format(src=f"{stream} of {h}", p=p, d=device, D=capital(device), h=h))
     p2, h2 = pick(r, pollutant.patent), pick(r, host.patent)
     about = capital(pick(r, _PATENT_ABOUT).format(s=stream, h=h2, H=capital(h2), p=p2))
     twist = pick(r, _PATENT_TWIST).format(f=f)

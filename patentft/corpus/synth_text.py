@@ -46,9 +46,9 @@ TOPICS = (
     "corrosion", "the pressure drop", "sealing of the flanges", "the residence time", "the electricity demand",
     "scaling", "condensate", "vibration", "wear of the lining", "the flow distribution", "cleaning",
     "the ambient temperature", "moisture", "operator training", "the start-up procedure", "nozzle blockage",
-    "spare part storage", "caking", "the noise level", "the salt content", "freezing", "the mixing energy", "the turndown ratio",
-    "the tank volume", "the viscosity", "foam", "the redox potential", "the oxygen content", "the particle size",
-    "the inlet temperature",
+    "spare part storage", "caking", "the noise level", "the salt content", "freezing", "the mixing energy",
+    "the turndown ratio", "the tank volume", "the viscosity", "foam", "the redox potential", "the oxygen content",
+    "the particle size", "the inlet temperature",
 )  # fmt: skip
 """PARTS and conditions, equally meaningless."""
 

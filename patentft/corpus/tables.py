@@ -34,7 +34,7 @@ class SourceConfig(Config):
 
     files: FileRef
     """A file, a folder or a glob: Parquet, JSONL, CSV or TSV, gzipped or not; a local path or an fsspec URL."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default={})
     """Our column -> the file's column, for those whose names differ."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     """CSV delimiter, one character; unset: the most frequent of , ; tab | in the header line."""
@@ -173,7 +173,7 @@ def checked_rows(
         raise ConfigError(f"{table}.columns: {unknown[0]!r} is no column of {table}{nearest(unknown[0], fields.names)}")
     for file in list_files(source.files):
         present = columns_of(file, source.delimiter)
-        mapping = {column: source.columns.get(column, column) for column in fields.names}
+        mapping = {column: source.columns.get(column, column) for column in map(str, fields.names)}
         if present is not None:
             for column, theirs in mapping.items():
                 if theirs not in present and (column in REQUIRED[table] or column in source.columns):

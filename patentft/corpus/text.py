@@ -28,11 +28,14 @@ def join(pieces: Sequence[str]) -> str:
 def patent_text(patents: pa.Table | pa.RecordBatch, fields: Sequence[PatentField]) -> list[str]:
     """One string per row of a patents table, from `fields` in the given order; a null or empty field adds nothing.
 
-    "claims" is every claim, "first_claim" the first that is not empty. Raises ValueError for no field, a repeated or an unknown one.
+    "claims" is every claim, "first_claim" the first that is not empty. Raises ValueError for no field,
+    a repeated or an unknown one.
     """
     unknown = [field for field in fields if field not in COLUMNS]
     if not fields or unknown or len(set(fields)) < len(fields):
-        raise ValueError(f"patent text fields are {list(fields)}: choose one or more of {', '.join(COLUMNS)}, each once")
+        raise ValueError(
+            f"patent text fields are {list(fields)}: choose one or more of {', '.join(COLUMNS)}, each once"
+        )
     columns = [[_pieces(field, value) for value in patents.column(COLUMNS[field]).to_pylist()] for field in fields]
     return [join([piece for pieces in row for piece in pieces]) for row in zip(*columns, strict=True)]
 
@@ -56,6 +59,8 @@ def technique_text(techniques: pa.Table | pa.RecordBatch) -> list[str]:
 
 
 def _begins_with(text: str, title: str) -> bool:
-    """Whether `text` starts with the whole of `title` ("Bag filters ..."), not with a longer word ("Bag filtersystem")."""
+    """Whether `text` starts with the whole of `title` ("Bag filters ..."), not with a longer word ("Bag
+    filtersystem").
+    """
     head, start = title.strip().casefold(), text.strip().casefold()
     return bool(head) and start.startswith(head) and not start[len(head) : len(head) + 1].isalnum()

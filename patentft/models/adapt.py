@@ -45,7 +45,9 @@ def adapt(model: nn.Module, config: AdapterConfig, new_modules: list[str]) -> nn
             matching = [parameter for name, parameter in model.named_parameters() if pattern in name]
             if not matching:
                 names = sorted({name.rsplit(".", 1)[0] for name, _ in model.named_parameters()})
-                raise ConfigError(f"adapter.freeze: no parameter's name holds {pattern!r}; there are: {', '.join(names[:20])} …")
+                raise ConfigError(
+                    f"adapter.freeze: no parameter's name holds {pattern!r}; there are: {', '.join(names[:20])} …"
+                )
             for parameter in matching:
                 parameter.requires_grad_(False)
         return model
@@ -95,5 +97,7 @@ def load_trainable_state(module: nn.Module, state: dict[str, Any]) -> None:
     with torch.no_grad():
         for name, parameter in own.items():
             if parameter.shape != state[name].shape:
-                raise ConfigError(f"checkpoint: {name} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}")
+                raise ConfigError(
+                    f"checkpoint: {name} has shape {tuple(state[name].shape)}, expected {tuple(parameter.shape)}"
+                )
             parameter.copy_(state[name])

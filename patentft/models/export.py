@@ -16,7 +16,12 @@ ENCODER_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_
 
 
 def write_folder(
-    folder: Path, backbone: nn.Module, adapter_model: nn.Module | None, tokenizer: Any, base_folder: str, extra: Mapping[str, Any]
+    folder: Path,
+    backbone: nn.Module,
+    adapter_model: nn.Module | None,
+    tokenizer: Any,
+    base_folder: str,
+    extra: Mapping[str, Any],
 ) -> None:
     """Write weights (safetensors), configuration and tokenizer of the plain model, and the PEFT adapter beside them.
 
@@ -48,7 +53,9 @@ def write_sentence_transformers_files(folder: Path, base_folder: Path, pooling: 
         for index, (path, kind) in enumerate(kinds.items())
     ]
     (folder / "modules.json").write_text(json.dumps(modules, indent=2))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": max_tokens, "do_lower_case": False}))
+    (folder / "sentence_bert_config.json").write_text(
+        json.dumps({"max_seq_length": max_tokens, "do_lower_case": False})
+    )
     (folder / "1_Pooling").mkdir(exist_ok=True)
     modes = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
     settings = {"word_embedding_dimension": json.loads((folder / "config.json").read_text())["hidden_size"]}
@@ -59,18 +66,32 @@ def write_sentence_transformers_files(folder: Path, base_folder: Path, pooling: 
 def blend(trained: dict[str, torch.Tensor], start: dict[str, torch.Tensor], share: float) -> dict[str, torch.Tensor]:
     """share * trained + (1 - share) * start, name by name; names only in `trained` (new heads) are kept as they are."""
     return {
-        name: torch.lerp(start[name].to(value.dtype), value, share) if name in start and value.is_floating_point() else value
+        name: torch.lerp(start[name].to(value.dtype), value, share)
+        if name in start and value.is_floating_point()
+        else value
         for name, value in trained.items()
     }
 
 
-def model_card(*, title: str, intro: str, use: str, facts: Mapping[str, Any], metrics: Mapping[str, Any],
-               config: Mapping[str, Any], inputs: Mapping[str, str], tags: list[str], library: str) -> str:
+def model_card(
+    *,
+    title: str,
+    intro: str,
+    use: str,
+    facts: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    config: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    tags: list[str],
+    library: str,
+) -> str:
     """The export's README.md: what it is, how to load it, on what it was trained, and what it reached."""
     front = yaml.safe_dump({"library_name": library, "tags": tags}, sort_keys=False)
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    reached = "\n".join(f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |"
-                        for name, value in metrics.items())
+    reached = "\n".join(
+        f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in metrics.items()
+    )
     data = "\n".join(f"- `{name}`: `{identity}`" for name, identity in inputs.items())
     return (
         f"---\n{front}---\n\n# {title}\n\n{intro}\n\n## Use\n\n```python\n{use}\n```\n\n"

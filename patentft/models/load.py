@@ -43,7 +43,9 @@ def resolve(reference: str) -> str:
         return str(path.resolve())
     looks_like_path = reference.startswith((".", "/", "~")) or reference.count("/") > 1 or path.exists()
     if looks_like_path or not reference.strip():
-        raise ConfigError(f"model {reference!r}: no such folder; give a model folder, package:NAME, or a hub id (org/name)")
+        raise ConfigError(
+            f"model {reference!r}: no such folder; give a model folder, package:NAME, or a hub id (org/name)"
+        )
     return reference
 
 
@@ -63,21 +65,26 @@ def _package_folder(name: str) -> Path:
         candidates = [path.parent for root in roots for path in root.rglob(marker)]
         if candidates:
             return min(candidates, key=lambda folder: (len(folder.parts), str(folder))).resolve()
-    raise ConfigError(f"model {PACKAGE_PREFIX + name!r}: package {name!r} holds no modules.json or config.json under {roots[0]}")
+    raise ConfigError(
+        f"model {PACKAGE_PREFIX + name!r}: package {name!r} holds no modules.json or config.json under {roots[0]}"
+    )
 
 
 def _require_model(folder: Path, reference: str) -> None:
     markers = ("config.json", "modules.json", "adapter_config.json")
     if not any((folder / marker).is_file() for marker in markers):
-        raise ConfigError(f"model {reference!r}: folder {folder} holds none of {', '.join(markers)}: not a model folder")
+        raise ConfigError(
+            f"model {reference!r}: folder {folder} holds none of {', '.join(markers)}: not a model folder"
+        )
 
 
 def fingerprint(resolved: str) -> str:
-    """What identifies the model's content, for the config hash: "sha256:..." of a folder's files, "commit:..." of a hub id.
+    """What identifies the model's content, for the config hash: "sha256:..." of a folder's files, "commit:..." of a
+    hub id.
 
-    A folder's digest covers the relative path and bytes of every file with a suffix in CONTENT, and, for a PEFT adapter,
-    the base model it names. Cost: one read of the weights. Raises ConfigError for pickled weights and for a hub id whose
-    commit can be found neither in the cache nor online.
+    A folder's digest covers the relative path and bytes of every file with a suffix in CONTENT, and, for a PEFT
+    adapter, the base model it names. Cost: one read of the weights. Raises ConfigError for pickled weights and for a
+    hub id whose commit can be found neither in the cache nor online.
     """
     folder = Path(resolved)
     if not folder.is_dir():
@@ -91,7 +98,7 @@ def fingerprint(resolved: str) -> str:
         with path.open("rb") as stream:
             file_hash = hashlib.file_digest(stream, "sha256").hexdigest()
         hasher.update(f"{relative.as_posix()}\0{file_hash}\n".encode())
-    if (folder / "adapter_config.json").is_file():
+    if _is_adapter(folder):
         hasher.update(f"base\0{fingerprint(_adapter_base(folder))}\n".encode())
     return f"sha256:{hasher.hexdigest()}"
 
@@ -134,6 +141,11 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Whether the weights are a PEFT adapter's only; a folder that also holds the merged model is that model."""
+    return (folder / "adapter_config.json").is_file() and not any(folder.glob("model*.safetensors"))
 
 
 def _adapter_base(folder: Path) -> str:
@@ -228,7 +240,9 @@ def _pooling_mode(path: Path) -> tuple[Pooling, bool]:
         mode = settings["pooling_mode"]
         chosen = list(mode) if isinstance(mode, list | tuple) else [mode]
     else:
-        chosen = [key.removeprefix("pooling_mode_") for key, on in settings.items() if key.startswith("pooling_mode_") and on]
+        chosen = [
+            key.removeprefix("pooling_mode_") for key, on in settings.items() if key.startswith("pooling_mode_") and on
+        ]
     if len(chosen) != 1 or chosen[0] not in names:
         raise ConfigError(f"{path}: pooling {chosen} is not supported; supported: mean, cls, lasttoken (one of them)")
     return names[chosen[0]], bool(settings.get("include_prompt", True))
@@ -251,7 +265,9 @@ class Encoder:
     settings: EncoderSettings = field(default_factory=EncoderSettings)
 
     def forward(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Vectors (B, D) fp32 of right-padded token ids (B, T) int64 with their mask (B, T); unit length if normalize."""
+        """Vectors (B, D) fp32 of right-padded token ids (B, T) int64 with their mask (B, T); unit length if
+        normalize.
+        """
         from patentft.models.pool import pool
 
         hidden = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state  # (B, T', D)
@@ -265,12 +281,12 @@ def load_encoder(
 ) -> Encoder:
     """Load tokenizer and weights of a resolved reference (a folder, a PEFT adapter folder, or a hub id).
 
-    pooling "auto": what the folder's modules.json says; without one, the last token for a causal architecture and the mean
-    otherwise. max_tokens: the least of sentence_bert_config's, the tokenizer's and the positions the model has.
+    pooling "auto": what the folder's modules.json says; without one, the last token for a causal architecture and the
+    mean otherwise. max_tokens: the least of sentence_bert_config's, the tokenizer's and the positions the model has.
     Raises ConfigError for an encoder-decoder, a slow tokenizer, pickled weights, an unsupported module or pooling.
     """
     folder = local_folder(resolved)
-    adapter = folder if (folder / "adapter_config.json").is_file() else None
+    adapter = folder if _is_adapter(folder) else None
     base = local_folder(_adapter_base(folder)) if adapter else folder
     _refuse_pickles(folder)
     _refuse_pickles(base)
@@ -320,7 +336,9 @@ def _load_model(base: Path, adapter: Path | None, device: torch.device, dtype: t
     except ValueError as error:
         if "sdpa" not in str(error).lower() and "scaled_dot_product" not in str(error).lower():
             raise
-        model = AutoModel.from_pretrained(base, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = AutoModel.from_pretrained(
+            base, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
@@ -343,7 +361,9 @@ def _load_tokenizer(folder: Path, lower_case: bool) -> Any:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise ConfigError(f"model {folder}: it has only a slow tokenizer; patentft needs a tokenizer.json (fast tokenizer)")
+        raise ConfigError(
+            f"model {folder}: it has only a slow tokenizer; patentft needs a tokenizer.json (fast tokenizer)"
+        )
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
@@ -368,7 +388,17 @@ def position_limit(config: Any) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     if not positions or positions < 0:
         return None
-    offset_kinds = ("roberta", "mpnet", "camembert", "longformer", "xlm-roberta", "xmod", "data2vec-text", "ibert", "luke")
+    offset_kinds = (
+        "roberta",
+        "mpnet",
+        "camembert",
+        "longformer",
+        "xlm-roberta",
+        "xmod",
+        "data2vec-text",
+        "ibert",
+        "luke",
+    )
     kind = str(config.model_type)
     if kind in offset_kinds or "roberta" in kind:
         padding = getattr(config, "pad_token_id", None)
@@ -377,4 +407,6 @@ def position_limit(config: Any) -> int | None:
 
 
 def _is_causal(config: Any) -> bool:
-    return any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in getattr(config, "architectures", None) or [])
+    return any(
+        str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in getattr(config, "architectures", None) or []
+    )

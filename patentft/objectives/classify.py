@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from patentft import stats
 from patentft.config import Config
+from patentft.models.backbone import load_backbone
 from patentft.objectives.encoded import Encoded, Unit, pad
 from patentft.objectives.texts import PairTexts
 
@@ -46,13 +47,11 @@ class ClassifyConfig(Config):
     """Learning rate of that weight; 0 keeps it at its start."""
 
 
-def build(folder: str, config: ClassifyConfig) -> nn.Module:
+def build(folder: str, config: ClassifyConfig, dropout: float | None) -> nn.Module:
     """The encoder with a head of one logit that starts at zero: the first ranking is the cosine's."""
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-    )
+    model = load_backbone(folder, AutoModelForSequenceClassification, dropout, num_labels=1)
     for parameter in head(model).parameters():
         nn.init.zeros_(parameter)
     return model
@@ -66,7 +65,7 @@ def head(model: nn.Module) -> nn.Module:
 
 
 def head_name(model: nn.Module) -> str:
-    """"classifier" (BERT, MPNet, ...) or "score" (Llama, ...)."""
+    """ "classifier" (BERT, MPNet, ...) or "score" (Llama, ...)."""
     return "classifier" if hasattr(model, "classifier") else "score"
 
 
@@ -88,26 +87,38 @@ def encode_pairs(
     A patent keeps at most its first `patent_tokens`; then the section is cut so that the pair has at most `max_tokens`.
     Counts: pairs, patents_cut, sections_cut.
     """
-    whole_patents = {text: tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-                     for text in dict.fromkeys(patents)}
-    kept = {text: text if len(offsets) <= patent_tokens else text[: offsets[patent_tokens - 1][1]]
-            for text, offsets in whole_patents.items()}
-    section_lengths = {text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in dict.fromkeys(sections)}
+    whole_patents = {
+        text: tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        for text in dict.fromkeys(patents)
+    }
+    kept = {
+        text: text if len(offsets) <= patent_tokens else text[: offsets[patent_tokens - 1][1]]
+        for text, offsets in whole_patents.items()
+    }
+    section_lengths = {
+        text: len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in dict.fromkeys(sections)
+    }
     encoded = Encoded()
     ids: list[list[int]] = []
     types: list[list[int]] = []
     for start in range(0, len(patents), 1024):  # a batch at a time: the tokenizer's own objects are large
         stop = start + 1024
-        out = tokenizer(list(sections[start:stop]), [kept[text] for text in patents[start:stop]],
-                        truncation="only_first", max_length=max_tokens)
+        out = tokenizer(
+            list(sections[start:stop]),
+            [kept[text] for text in patents[start:stop]],
+            truncation="only_first",
+            max_length=max_tokens,
+        )
         ids += out["input_ids"]
         types += out.get("token_type_ids", [])
     encoded.put_ragged("input_ids", ids)
     if types:
         encoded.put_ragged("token_type_ids", types)
     room = max_tokens - tokenizer.num_special_tokens_to_add(pair=True)
-    cut_sections = sum(section_lengths[section] + min(len(whole_patents[patent]), patent_tokens) > room
-                       for section, patent in zip(sections, patents, strict=True))
+    cut_sections = sum(
+        section_lengths[section] + min(len(whole_patents[patent]), patent_tokens) > room
+        for section, patent in zip(sections, patents, strict=True)
+    )
     cut_patents = sum(len(whole_patents[patent]) > patent_tokens for patent in patents)
     return encoded, {"pairs": len(patents), "patents_cut": cut_patents, "sections_cut": cut_sections}
 

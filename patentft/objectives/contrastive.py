@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from patentft.config import Config
+from patentft.models.backbone import load_backbone
 from patentft.models.pool import pool
 from patentft.objectives.encoded import Encoded, Unit, pad
 from patentft.objectives.texts import PairTexts
@@ -44,11 +45,11 @@ class ContrastiveConfig(Config):
     """Whether the negatives of the pairs stage join their technique's row."""
 
 
-def build(folder: str, config: ContrastiveConfig) -> nn.Module:
+def build(folder: str, config: ContrastiveConfig, dropout: float | None) -> nn.Module:
     """The encoder without a head."""
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32)
+    return load_backbone(folder, AutoModel, dropout)
 
 
 def head_name(model: nn.Module) -> str | None:
@@ -157,7 +158,9 @@ def wrap(backbone: nn.Module, config: ContrastiveConfig) -> nn.Module:
     return BiEncoder(backbone, config.pooling)
 
 
-def parameter_groups(module: nn.Module, lr: float, weight_decay: float, config: ContrastiveConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    module: nn.Module, lr: float, weight_decay: float, config: ContrastiveConfig
+) -> list[dict[str, Any]]:
     return [{"params": [p for p in module.parameters() if p.requires_grad], "lr": lr, "weight_decay": weight_decay}]
 
 

@@ -24,7 +24,7 @@ from patentft.report.metrics import SYSTEMS
 from patentft.report.ranks import Floats
 from patentft.stats import ReliabilityBins
 
-WIDTH = 4.6  # inches; 331 points: text of 8.5 points is 9 to 10 pixels on a phone of 390, larger on a desk
+WIDTH = 4.6  # inches; 331 points: text of 9.5 points is 10 pixels on a phone of 390, more on a desk
 COLOURS = {
     "ink": "#0a0b01",
     "muted": "#0a0b02",
@@ -40,7 +40,7 @@ MARKERS = ("o", "s", "D")  # shape as well as colour tells the series apart
 _RC: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a stage may be called "$x$"
-    "font.size": 8.5,
+    "font.size": 9.5,
     "text.color": INK,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
@@ -77,8 +77,7 @@ def render(figure: Figure, alt: str, name: str) -> str:
     """The figure as one inline <svg>: `alt` is its text for those who do not see it, `name` makes its ids unique."""
     buffer = io.StringIO()
     with rc_context({**_RC, "svg.hashsalt": name}):
-        # a tight box with some room: the page's font is not the one that matplotlib measured with
-        figure.savefig(buffer, format="svg", bbox_inches="tight", pad_inches=0.06, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
@@ -92,12 +91,14 @@ def render(figure: Figure, alt: str, name: str) -> str:
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _legend(axes: Axes, columns: int = 3) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, handletextpad=0.3, columnspacing=1.2)
+def _legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    style: Any = {"handletextpad": 0.3, "columnspacing": 1.0, "handlelength": 1.6, "borderpad": 0.1}
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, **style)
 
 
 def dots(points: Sequence[Dot], series: Sequence[str], label: str, alt: str, name: str, zero: bool = False) -> str:
@@ -105,7 +106,7 @@ def dots(points: Sequence[Dot], series: Sequence[str], label: str, alt: str, nam
     rows = list(dict.fromkeys(point.row for point in points))
     used = sorted({point.series for point in points})
     with rc_context(_RC):
-        figure, axes = _figure(0.75 + (0.12 + 0.16 * len(used)) * len(rows))
+        figure, axes = _figure(0.95 + (0.12 + 0.16 * len(used)) * len(rows))
         if zero:
             axes.axvline(0, color=INK, linewidth=0.9)
         for order, index in enumerate(used):
@@ -123,7 +124,7 @@ def dots(points: Sequence[Dot], series: Sequence[str], label: str, alt: str, nam
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(label)
-        _legend(axes, 3 if sum(map(len, series)) < 50 else 1)
+        _legend(figure, axes, 3 if sum(map(len, series)) < 45 else 1)
     return render(figure, alt, name)
 
 
@@ -139,7 +140,7 @@ def recall_curve(curves: Mapping[str, tuple[Floats, Floats]], top_k: int | None,
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.set(xlabel="first k patents of a technique (log scale)", ylabel="share of known matches", ylim=(0, 1.02))
-        _legend(axes, 2)
+        _legend(figure, axes, 2)
     return render(figure, alt, name)
 
 
@@ -148,24 +149,24 @@ def curve(band: Band, kind: str, prevalence: float | None, alt: str, name: str) 
     with rc_context(_RC):
         figure, axes = _figure(3.1)
         axes.fill_between(band.x, band.low, band.high, color=SERIES[2], alpha=0.2, linewidth=0, label="95 % interval")
-        axes.plot(band.x, band.y, color=SERIES[2], linewidth=1.7, label="scorer, log-odds")
+        axes.plot(band.x, band.y, color=SERIES[2], linewidth=1.7, label="scorer")
         if kind == "roc":
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="chance")
             axes.set(xlabel="false positive rate", ylabel="true positive rate")
         else:
             if prevalence is not None:
-                label = f"prevalence {prevalence:.3g}"
+                label = f"share {prevalence:.2g}"
                 axes.axhline(prevalence, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label=label)
             axes.set(xlabel="recall", ylabel="precision")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
-        _legend(axes)
+        _legend(figure, axes)
     return render(figure, alt, name)
 
 
 def reliability(bins: Mapping[str, ReliabilityBins], alt: str, name: str) -> str:
     """Mean P(yes) against the share of known matches with Wilson intervals; below, how many pairs each bin holds."""
     with rc_context(_RC):
-        figure = Figure(figsize=(WIDTH, 3.9))
+        figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="perfect")
         for when, index, offset in (("before", 0, -0.011), ("after", 2, 0.011)):
@@ -176,7 +177,7 @@ def reliability(bins: Mapping[str, ReliabilityBins], alt: str, name: str) -> str
             x, y = found.mean_probability[full], found.fraction_positive[full]
             axes.vlines(x, found.low[full], found.high[full], color=SERIES[index], linewidth=1.4)
             style = {"markersize": 4.4, "linewidth": 0.9, "marker": MARKERS[index], "color": SERIES[index]}
-            axes.plot(x, y, label=f"{when} calibration", **style)
+            axes.plot(x, y, label=when, **style)
             centre = (found.lower + found.upper) / 2
             counts.bar(centre[full] + offset, found.count[full], width=0.02, color=SERIES[index], linewidth=0)
         axes.set(ylabel="share of known matches", ylim=(-0.02, 1.02), xlim=(-0.02, 1.02))
@@ -184,7 +185,7 @@ def reliability(bins: Mapping[str, ReliabilityBins], alt: str, name: str) -> str
         counts.set(xlabel="P(yes), 15 bins", ylabel="pairs")
         counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
         counts.yaxis.set_minor_formatter(lambda *_: "")
-        _legend(axes)
+        _legend(figure, axes)
     return render(figure, alt, name)
 
 
@@ -202,14 +203,14 @@ def swap(drop: Floats, labels: NDArray[np.bool_], alt: str, name: str) -> str:
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set(xlabel="log-odds with the own section, less with another's", ylabel="share of pairs")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        _legend(axes, 2)
+        _legend(figure, axes, 2)
     return render(figure, alt, name)
 
 
 def bars(values: Mapping[str, float], label: str, alt: str, name: str) -> str:
     """Horizontal bars with their values written at the end (seconds per stage)."""
     with rc_context(_RC):
-        figure, axes = _figure(0.55 + 0.24 * len(values))
+        figure, axes = _figure(0.6 + 0.24 * len(values))
         axes.barh(range(len(values)), list(values.values()), color=SERIES[1], height=0.62)
         for at, value in enumerate(values.values()):
             axes.annotate(f"{value:,.1f}", (value, at), xytext=(3, 0), textcoords="offset points", va="center")

@@ -8,6 +8,8 @@ from typing import Any
 
 from patentft.report.metrics import Metrics, Value
 
+MINUS = "\u2212"
+
 
 class Safe(str):
     """Markup, to be taken as it is. Only `h`, `join` and our own figures make it."""
@@ -40,10 +42,12 @@ def number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else str(value)
     if isinstance(value, int) or (abs(value) >= 1000 and value == int(value)):
-        return f"{int(value):,}"
-    if value != 0 and abs(value) < 0.001:
-        return f"{value:.1e}"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
+        text = f"{int(value):,}"
+    elif value != 0 and abs(value) < 0.001:
+        text = f"{value:.4f}" if abs(value) >= 0.0001 else f"{value:.0e}"
+    else:
+        text = f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3f}"
+    return text.replace("-", MINUS)
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], notes: Sequence[str] = (), left: int = 1) -> Safe:

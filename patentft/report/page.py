@@ -13,9 +13,10 @@ from typing import Any
 
 from patentft.report import figures
 from patentft.report.evaluate import Evaluation
-from patentft.report.markup import Notes, Safe, h, join, nested, number, table
+from patentft.report.markup import MINUS, Notes, Safe, h, join, nested, number, table
 from patentft.report.metrics import ABLATION_STEPS, ABOVE, BELOW, KEYS, SCORES, STEPS, SUFFIXES, SYSTEMS
 from patentft.report.ranks import PATENT_KS, TECHNIQUE_KS
+from patentft.report.style import CSS
 
 HEADLINES = (
     ("technique", "recall_at_10"),
@@ -25,7 +26,6 @@ HEADLINES = (
     ("patent", "mrr"),
 )
 """(side, metric) whose differences decide the words at the top of the page."""
-MINUS = "\u2212"
 ABLATION_NAMES = {"cosine": "Cosine only", "cross_encoder": "Cross-encoder only", "combined": "Combined"}
 
 
@@ -105,7 +105,7 @@ def render(page: Page) -> bytes:
     body = [h("section", h("h2", title), content, id=name) for name, title, content in sections]
     viewport = h("meta", name="viewport", content="width=device-width, initial-scale=1")
     scheme = h("meta", name="color-scheme", content="light dark")
-    head = h("head", h("meta", charset="utf-8"), viewport, scheme, h("title", page.title), h("style", Safe(_CSS)))
+    head = h("head", h("meta", charset="utf-8"), viewport, scheme, h("title", page.title), h("style", Safe(CSS)))
     main = h("main", _top(page), links, *body)
     return ("<!doctype html>\n" + h("html", head, h("body", main), lang="en") + "\n").encode()
 
@@ -117,8 +117,18 @@ def _metric(name: str) -> str:
     return {"mrr": "MRR", "auc": "AUC"}.get(name, name.replace("recall_at_", "recall@"))
 
 
+def _found(side: str, metric: str) -> str:
+    """A metric with what is searched for: patents for a technique, or techniques for a patent."""
+    return f"{_metric(metric)} of {'patents' if side == 'technique' else 'techniques'}"
+
+
 def _figure(svg: str, caption: Any) -> Safe:
     return h("figure", Safe(svg), h("figcaption", caption))
+
+
+def _beside(drawn: Safe | None, grid: Safe) -> Safe:
+    """A figure with its table beside it where there is room, below it on a phone."""
+    return h("div", drawn, h("div", grid, class_="cell"), class_="figures")
 
 
 def _details(summary: Any, *content: Any, open_: bool = False) -> Safe:
@@ -135,7 +145,7 @@ def _pill(verdict: Any) -> Safe:
 
 
 def _step(a: str, b: str) -> str:
-    return f"{SYSTEMS[a]} − {SYSTEMS[b].lower()}"
+    return f"{SYSTEMS[a]} {MINUS} {SYSTEMS[b].lower()}"
 
 
 def _difference(a: str, b: str, side: str, metric: str) -> str:
@@ -203,8 +213,14 @@ def _step_verdict(page: Page, notes: Notes, a: str, b: str) -> Safe:
     parts = []
     for side, metric, verdict in found:
         key = _difference(a, b, side, metric)
-        label = f"{_metric(metric)}, {'patents for a technique' if side == 'technique' else 'techniques for a patent'}"
-        parts.append(h("li", h("span", label, class_="what"), notes.cell(key, signed=True), _pill(verdict)))
+        parts.append(
+            h(
+                "li",
+                h("span", _found(side, metric), class_="what"),
+                h("span", notes.cell(key, signed=True)),
+                _pill(verdict),
+            )
+        )
     head = h("h3", name, " ", h("span", overall, class_=f"pill {kind}"))
     return h("div", head, h("ul", *parts, class_="verdicts"), class_="step")
 
@@ -227,7 +243,7 @@ def _cards(page: Page) -> list[Safe]:
         card("techniques evaluated", number(m.get("num_techniques")), f"{number(m.get('num_matches'))} known matches"),
     ]
     for system in page.evaluation.systems:
-        cards.append(card(f"MRR, {SYSTEMS[system].lower()}", of(f"technique.{system}.mrr"), "patents for a technique"))
+        cards.append(card(f"MRR, {SYSTEMS[system].lower()}", of(f"technique.{system}.mrr"), "of patents, whole pool"))
     cards.append(card(page.bound("AUC within technique"), of("technique.scorer.auc"), "scorer, whole pool"))
     cards.append(
         card(page.bound("F1 at the threshold"), of("scored.f1"), f"always yes: {number(m.get('scored.always_yes_f1'))}")
@@ -246,9 +262,9 @@ def _systems(page: Page) -> Safe:
     content: list[Safe] = [
         h(
             "p",
-            f"Every known match of an evaluated technique is ranked among the whole pool of {number(m['pool_patents'])} "
-            f"patents (and of {number(m['pool_techniques'])} techniques in the other direction), by each system, on the "
-            "same rows. The scorer re-orders the candidates of the search and leaves the rest in the search's order, so "
+            f"Every known match of an evaluated technique is ranked among the pool of {number(m['pool_patents'])} "
+            f"patents (and {number(m['pool_techniques'])} techniques in the other direction), by each system, on the "
+            "same rows. The scorer re-orders the candidates of the search and leaves the rest in its order, so "
             "its recall at k can differ only below the number of candidates. Means are over techniques (patents); "
             "intervals are 95 %, bootstrap over techniques, all splits together.",
         )
@@ -268,11 +284,7 @@ def _systems(page: Page) -> Safe:
             _figure(svg, titles[side]) if svg else _missing(titles[side], m.get(f"{side}.scorer.mrr.not_defined"))
         )
     labels = [f"{_step(a, b)}" for a, b in STEPS]
-    keys = [
-        (f"{_metric(n)}, {side}", i, _difference(a, b, side, n))
-        for side, n in HEADLINES
-        for i, (a, b) in enumerate(STEPS)
-    ]
+    keys = [(_found(side, n), i, _difference(a, b, side, n)) for side, n in HEADLINES for i, (a, b) in enumerate(STEPS)]
     svg = _dots(
         page,
         keys,
@@ -321,7 +333,7 @@ def _by_fold(page: Page, lists: Mapping[str, Sequence[str]]) -> Safe:
             for system in page.evaluation.systems:
                 keys = [f"fold{i}.{side}.{system}.{name}" for i in folds]
                 if any(key in m for key in keys):
-                    rows.append([f"{side} {_metric(name)}", SYSTEMS[system], *(notes.cell(key) for key in keys)])
+                    rows.append([_found(side, name), SYSTEMS[system], *(notes.cell(key) for key in keys)])
     for figure in ("auc_pooled", "auc_within_technique", "average_precision", "num_pairs", "num_positives"):
         keys = [f"fold{i}.scored.{figure}" for i in folds]
         rows.append([f"scored pairs: {figure.replace('_', ' ')}", "Scorer", *(notes.cell(key) for key in keys)])
@@ -338,9 +350,9 @@ def _candidates(page: Page) -> Safe:
     searches = [system for system in page.evaluation.systems if system != "scorer"]
     relevant = number(m.get(f"candidates.{searches[-1]}.relevant"))
     text = (
-        f"Share of the {relevant} known matches (relevant pairs) that stand among the first k of their technique in the "
-        "exact ranking of the whole pool. What is not among the candidates cannot be scored. The bound is the exact "
-        "one-sided 95 % lower bound, which takes the pairs as independent."
+        f"Share of the {relevant} known matches (relevant pairs) that stand among the first k of their technique "
+        'in the exact ranking of the whole pool. What is not among the candidates cannot be scored. "At least" is the '
+        "exact one-sided 95 % lower bound, which takes the pairs as independent."
     )
     k = int(top_k) if isinstance(top_k, int) else None
     if page.evaluation.recall_curves:
@@ -350,18 +362,25 @@ def _candidates(page: Page) -> Safe:
         drawn = _missing("Candidate recall curve", "no known match of an evaluated technique lies in the searched pool")
     rows = []
     for at in sorted({*TECHNIQUE_KS, *([k] if k else [])}):
-        cells = [notes.cell(f"candidates.{s}.{what}_at_{at}") for s in searches for what in ("recall", "lower_bound")]
+        cells = []
+        for system in searches:
+            bound = m.get(f"candidates.{system}.lower_bound_at_{at}")
+            small = h("span", f"at least {number(bound)}", class_="ci") if bound is not None else None
+            cells.append(join([notes.cell(f"candidates.{system}.recall_at_{at}"), small]))
         rows.append([f"first {at:,}" + (" (candidates kept)" if at == k else ""), *cells])
-    head = ["", *(f"{SYSTEMS[s]}: {what}" for s in searches for what in ("recall", "lower bound"))]
-    return join([h("p", text), h("div", drawn, class_="figures"), table(head, rows, notes.reasons)])
+    head = ["", *(SYSTEMS[system] for system in searches)]
+    return join([h("p", text), _beside(drawn, table(head, rows, notes.reasons))])
 
 
 def _scored(page: Page) -> Safe:
     m, notes, e = page.evaluation.metrics, Notes(page.evaluation.metrics), page.evaluation
+    pairs, positives, techniques = (
+        number(m.get(f"scored.num_{name}")) for name in ("pairs", "positives", "techniques")
+    )
     text = (
-        f"{number(m.get('scored.num_pairs'))} candidate pairs of the evaluated side, {number(m.get('scored.num_positives'))} "
-        f"of them known matches, of {number(m.get('scored.num_techniques'))} techniques. Pooled curves are means over the "
-        "splits, whose models differ in scale. The threshold was chosen on the validation side."
+        f"{pairs} candidate pairs of the evaluated side, {positives} of them known matches, of {techniques} "
+        "techniques. Pooled curves are means over the splits, whose models differ in scale. The threshold was chosen "
+        "on the validation side."
     )
     drawn = []
     prevalence = m.get("scored.prevalence")
@@ -407,15 +426,15 @@ def _calibration(page: Page) -> Safe:
     note = (
         None if page.labels_exhaustive else h("p", "On labels that are not exhaustive P(yes) is that of a known match.")
     )
-    return join([h("div", drawn, class_="figures"), note, grid])
+    return join([note, _beside(drawn, grid)])
 
 
 def _ablations(page: Page) -> Safe:
     m, notes = page.evaluation.metrics, Notes(page.evaluation.metrics)
     text = "The scored pairs ranked by one part of the score alone, on techniques with a known match among them."
     keys = [
-        (label, i, f"ablation.{score}.{metric}")
-        for metric, label in (("auc", "AUC within technique"), ("mrr", "MRR"))
+        (_metric(metric), i, f"ablation.{score}.{metric}")
+        for metric in ("auc", "mrr")
         for i, score in enumerate(SCORES)
     ]
     svg = _dots(
@@ -426,7 +445,7 @@ def _ablations(page: Page) -> Safe:
         name="ablations",
         alt="AUC within technique and MRR of cosine only, cross-encoder only and combined, with intervals.",
     )
-    drawn = h("div", _figure(svg, "Which part of the score ranks best"), class_="figures") if svg else None
+    drawn = _figure(svg, "Which part of the score ranks best") if svg else None
     rows = [
         [label, notes.cell(f"ablation.{name}.auc"), notes.cell(f"ablation.{name}.mrr")]
         for name, label in ABLATION_NAMES.items()
@@ -442,9 +461,9 @@ def _ablations(page: Page) -> Safe:
             )
             for metric in ("auc", "mrr")
         ]
-        rows.append([f"{ABLATION_NAMES[a]} − {ABLATION_NAMES[b].lower()}", *cells])
+        rows.append([f"{ABLATION_NAMES[a]} {MINUS} {ABLATION_NAMES[b].lower()}", *cells])
     grid = table(["", page.bound("AUC within technique"), "MRR"], rows, notes.reasons)
-    return join([h("p", text), drawn, grid])
+    return join([h("p", text), _beside(drawn, grid)])
 
 
 def _swap(page: Page) -> Safe:
@@ -455,12 +474,11 @@ def _swap(page: Page) -> Safe:
     if verdict is None:
         return join([*content, _missing("Section-swap test", m.get("swap.verdict.not_defined"))])
     content.append(h("p", h("strong", f"In words: {verdict}.")))
+    drawn = None
     if e.swap_drop is not None and e.swap_labels is not None:
         alt = "Histogram of the change of the log-odds when the section is swapped, known matches and other pairs."
-        drawn = _figure(
-            figures.swap(e.swap_drop, e.swap_labels, alt, "swap"), "Right of the line: the own section scores higher"
-        )
-        content.append(h("div", drawn, class_="figures"))
+        caption = "Right of the line: the own section scores higher"
+        drawn = _figure(figures.swap(e.swap_drop, e.swap_labels, alt, "swap"), caption)
     names = {
         "num_pairs": "Pairs swapped",
         "mean_absolute": "Mean absolute change, log-odds",
@@ -470,14 +488,14 @@ def _swap(page: Page) -> Safe:
         "spearman": "Rank correlation before and after",
     }
     rows = [[label, notes.cell(f"swap.{name}")] for name, label in names.items()]
-    return join([*content, table(["", "Cross-encoder"], rows, notes.reasons)])
+    return join([*content, _beside(drawn, table(["", "Cross-encoder"], rows, notes.reasons))])
 
 
 def _examples(page: Page) -> Safe:
     if not page.examples:
         return _missing("Examples", "no evaluated technique has both a known match in the pool and scored pairs")
     text = "Drawn by the seed among the evaluated techniques with a known match; the best five by log-odds of each."
-    return join([h("p", text), *(_example(example) for example in page.examples)])
+    return join([h("p", text), h("div", *(_example(example) for example in page.examples), class_="articles")])
 
 
 def _example(example: Example) -> Safe:
@@ -585,76 +603,3 @@ def _keys() -> Safe:
     rows = [[h("code", key), text] for key, text in KEYS.items()]
     rows += [[h("code", f"….{suffix}"), text] for suffix, text in SUFFIXES.items()]
     return _details("Every key, and what it means", table(["Key", "Meaning"], rows, left=2))
-
-
-_CSS = """
-:root{--ground:#fff;--panel:#f6f7f9;--ink:#1b1f24;--muted:#5b6470;--rule:#dde1e6;--link:#1d4ed8;
---good:#166534;--good-bg:#dcfce7;--bad:#991b1b;--bad-bg:#fee2e2;--unclear:#854d0e;--unclear-bg:#fef3c7;
---series-1:#64707d;--series-2:#2563eb;--series-3:#c2410c}
-@media (prefers-color-scheme:dark){:root{--ground:#14171b;--panel:#1d2127;--ink:#e7eaee;--muted:#9ba5b1;--rule:#343a43;
---link:#8ab4ff;--good:#86efac;--good-bg:#143323;--bad:#fca5a5;--bad-bg:#3f1a1d;--unclear:#fcd34d;--unclear-bg:#3a2d0d;
---series-1:#a3adb9;--series-2:#6ea8fe;--series-3:#fb923c}}
-*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:24px 20px 64px}
-h1{font-size:1.8rem;line-height:1.2;margin:.4em 0}
-h2{font-size:1.3rem;line-height:1.25;margin:0 0 .5em}
-h3{font-size:1.05rem;margin:1.4em 0 .4em}
-p{max-width:72ch;overflow-wrap:anywhere}
-a{color:var(--link)}
-section{margin-top:40px;padding-top:24px;border-top:1px solid var(--rule)}
-nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:24px;font-size:.9rem}
-.lead{color:var(--muted);margin-top:0}
-.muted,.ci,.facts,figcaption,.small,.label,.notes{color:var(--muted)}
-.ci,.small,.facts,figcaption,.notes{font-size:.82rem}
-.ci{display:block;white-space:nowrap}
-.warning{border-left:4px solid var(--bad);background:var(--bad-bg);padding:10px 14px;max-width:none}
-.missing{border-left:4px solid var(--unclear);background:var(--panel);padding:10px 14px}
-.pill{display:inline-block;border-radius:999px;padding:1px 9px;font-size:.78rem;font-weight:500;line-height:1.5}
-.good{color:var(--good);background:var(--good-bg)}
-.bad{color:var(--bad);background:var(--bad-bg)}
-.unclear{color:var(--unclear);background:var(--unclear-bg)}
-.step{background:var(--panel);border-radius:10px;padding:12px 16px;margin:10px 0}
-.step h3{margin:0 0 .4em;display:flex;flex-wrap:wrap;gap:4px 10px;align-items:center}
-.step p{margin:0}
-.verdicts{list-style:none;margin:0;padding:0;display:grid;grid-template-columns:repeat(auto-fill,minmax(185px,1fr));gap:10px}
-.verdicts li{font-variant-numeric:tabular-nums}
-.verdicts .what{display:block;font-size:.82rem;color:var(--muted);line-height:1.3}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px;margin-top:20px}
-.cards>div{border:1px solid var(--rule);border-radius:10px;padding:10px 14px}
-.label{font-size:.82rem;line-height:1.3}
-.value{font-size:1.35rem;font-weight:600;font-variant-numeric:tabular-nums;line-height:1.35}
-.value .ci{font-weight:400}
-.value .muted{font-size:1rem;font-weight:400}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:16px;align-items:start}
-figure{margin:8px 0;max-width:520px}
-figure svg{display:block;width:100%;height:auto}
-figcaption{margin-top:2px}
-.scroll{overflow-x:auto;margin:10px 0}
-table{border-collapse:collapse;font-size:.9rem}
-th,td{padding:6px 14px 6px 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule)}
-th{font-weight:600}
-thead th{vertical-align:bottom}
-td.n,th.n{font-variant-numeric:tabular-nums;padding-left:6px}
-td .pill{margin-top:2px}
-.nested{font-size:.85rem}
-.nested th{font-weight:400;color:var(--muted)}
-.nested .nested tr:last-child>*{border-bottom:0}
-.notes{margin:4px 0 12px;padding-left:1.4em}
-sup{line-height:0;padding-left:1px}
-details{margin:6px 0}
-summary{cursor:pointer}
-summary .title{font-weight:500}
-pre,code{font:.82rem/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-pre{background:var(--panel);border-radius:8px;padding:12px;overflow-x:auto}
-article{border:1px solid var(--rule);border-radius:10px;padding:4px 16px 12px;margin:14px 0}
-article h3{margin-top:.7em;overflow-wrap:anywhere}
-.top{padding-left:1.4em}
-.top li{margin:8px 0;overflow-wrap:anywhere}
-.top details{margin:0}
-.facts{margin:0}
-@media (max-width:560px){main{padding:12px 14px 48px}h1{font-size:1.45rem}.cards,.verdicts{grid-template-columns:1fr 1fr}
-.value{font-size:1.15rem}.step{padding:10px 12px}section{margin-top:28px;padding-top:18px}}
-@media print{details>*{display:block}}
-"""

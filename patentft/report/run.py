@@ -1,7 +1,7 @@
 """The report stage: reads the finished stages of all folds, writes report/index.html and report/metrics.json.
 
-No Ray, no model. Memory: the SCORES of all folds (about 60 bytes per pair plus ids) and the ids of the patents; patents'
-texts are read part by part and only those of the examples are kept.
+No Ray, no model. Memory: the SCORES of all folds; patents' texts are read part by part, and only those of
+the examples are kept.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -41,7 +41,7 @@ class ReportConfig(Config):
     """Split stages, one per fold: which side each patent and technique is on."""
     baseline: list[StageRef]
     """Search stages with the untrained encoder, one per fold."""
-    encoder: list[StageRef] = []
+    encoder: list[StageRef] = Field(default_factory=list)
     """Search stages with the fine-tuned encoder, one per fold; empty when no encoder was fine-tuned."""
     scores: list[StageRef]
     """Score stages, one per fold."""
@@ -90,7 +90,7 @@ def run_report(config: ReportConfig, context: Context) -> dict[str, Any]:
     metrics = evaluation.metrics
     metrics["role"], metrics["labels_exhaustive"] = role, config.labels_exhaustive
     warnings = _leaks(config, context, folds, metrics)
-    stages = _stages(config, context)
+    stages = _stages(context)
     _counts(config, context, stages, metrics)
     text = page.render(
         page.Page(
@@ -201,15 +201,15 @@ def _leaks(config: ReportConfig, context: Context, folds: Sequence[Fold], metric
     if not any(total.values()):
         return []
     return [
-        f"Leak: {total['techniques']} evaluated techniques and {total['patents']} evaluated patents are on a training side "
-        "of their split. The figures below are not those of unseen rows."
+        f"Leak: {total['techniques']} evaluated techniques and {total['patents']} evaluated patents are on a training "
+        "side of their split. The figures below are not those of unseen rows."
     ]
 
 
 # ---- the run
 
 
-def _stages(config: ReportConfig, context: Context) -> list[StageInfo]:
+def _stages(context: Context) -> list[StageInfo]:
     """Every finished stage of the pipeline (context.pipeline, else the inputs of this one), in order."""
     from patentft.report.page import StageInfo
 
@@ -261,7 +261,7 @@ def _examples(config: ReportConfig, context: Context, folds: Sequence[Fold], mat
     """The best patents of a few evaluated techniques with a known match in the pool, drawn by the seed."""
     eligible = []
     for i, fold in enumerate(folds):
-        ranked = next(reversed(fold.ranks.values()))
+        ranked = list(fold.ranks.values())[-1]
         with_scores = set(fold.scores["technique_id"].unique().to_pylist())
         eligible += [(i, technique) for technique in sorted(set(ranked["technique_id"].to_pylist()) & with_scores)]
     if not eligible or not config.num_examples:

@@ -39,8 +39,6 @@ def swap_pairs(
     return others
 
 
-def combine(
-    cross_logit: np.ndarray, cosine: np.ndarray, weights: Mapping[str, float]
-) -> np.ndarray:
+def combine(cross_logit: np.ndarray, cosine: np.ndarray, weights: Mapping[str, float]) -> np.ndarray:
     """log-odds (pairs,) float32 = cross * cross_logit + cosine * cosine, with the weights of those names."""
     return (weights["cross"] * cross_logit.astype(np.float64) + weights["cosine"] * cosine).astype(np.float32)

@@ -68,8 +68,12 @@ class ScoreConfig(Config):
 
 def run(config: ScoreConfig, context: Context) -> dict[str, Any]:
     """Tables logits, scores, swaps. Counts: pairs, what was cut, weights, calibration before and after, threshold."""
-    require(config.workers * config.cpus_per_worker, config.workers * config.gpus_per_worker,
-            f"stage {context.folder.name}", "workers, cpus_per_worker or gpus_per_worker")
+    require(
+        config.workers * config.cpus_per_worker,
+        config.workers * config.gpus_per_worker,
+        f"stage {context.folder.name}",
+        "workers, cpus_per_worker or gpus_per_worker",
+    )
     candidates = context.input(config.candidates).read("candidates")
     if candidates.num_rows == 0:
         raise ConfigError(f"stage {config.candidates!r} found no candidates: nothing to score")
@@ -86,20 +90,31 @@ def run(config: ScoreConfig, context: Context) -> dict[str, Any]:
     return {"pairs_scored": logits.num_rows, "shards": len(bounds), **_finish(config, context, logits)}
 
 
-def _score_shards(config: ScoreConfig, context: Context, candidates: pa.Table, bounds: list[tuple[int, int]],
-                  missing: list[int], swaps: list[tuple[int, str]]) -> None:
+def _score_shards(
+    config: ScoreConfig,
+    context: Context,
+    candidates: pa.Table,
+    bounds: list[tuple[int, int]],
+    missing: list[int],
+    swaps: list[tuple[int, str]],
+) -> None:
     techniques = set(candidates["technique_id"].to_pylist())
     data = context.input(config.data)
     sections = section_texts(data, context.input(config.techniques), techniques)
     patents = patent_texts(data, list(config.text), candidates["patent_id"].to_pylist())
     shared = ray.put((sections, patents))  # one copy on each node
-    options: dict[str, Any] = {"num_cpus": config.cpus_per_worker, "max_restarts": config.max_restarts,
-                               "max_task_retries": config.max_restarts}
+    options: dict[str, Any] = {
+        "num_cpus": config.cpus_per_worker,
+        "max_restarts": config.max_restarts,
+        "max_task_retries": config.max_restarts,
+    }
     if config.gpus_per_worker:
         options["num_gpus"] = config.gpus_per_worker
     num_workers = max(1, min(config.workers, len(missing)))
-    actors = [ScoreActor.options(**options).remote(config, context.model(config.model), shared, context.folder)
-              for _ in range(num_workers)]
+    actors = [
+        ScoreActor.options(**options).remote(config, context.model(config.model), shared, context.folder)
+        for _ in range(num_workers)
+    ]
     started, scored = time.monotonic(), 0
     waiting = list(reversed(missing))
     running: dict[Any, tuple[Any, int]] = {}
@@ -146,13 +161,20 @@ class ScoreActor:
             torch.set_num_threads(max(1, int(config.cpus_per_worker)))
         self.sections, self.patents = texts
         self.folder = folder
-        self.scorer, _ = load_scorer(model, device=device, max_tokens=config.max_tokens,
-                                     patent_tokens=config.patent_tokens, tokens_per_batch=config.tokens_per_batch)
+        self.scorer, _ = load_scorer(
+            model,
+            device=device,
+            max_tokens=config.max_tokens,
+            patent_tokens=config.patent_tokens,
+            tokens_per_batch=config.tokens_per_batch,
+        )
 
     def score(self, index: int, pairs: pa.Table) -> int:
         """Commit part `index` of LOGITS; returns the number of pairs."""
         columns = {name: pairs[name] for name in ("technique_id", "patent_id", "role", "cosine")}
-        columns["cross_logit"] = pa.array(self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist()))
+        columns["cross_logit"] = pa.array(
+            self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
+        )
         self.folder.write_part("logits", index, pa.table(columns, schema=schema.LOGITS))
         return pairs.num_rows
 
@@ -160,8 +182,13 @@ class ScoreActor:
         """Commit SWAPS: the same patents with their own section and with another technique's first chunk."""
         own = self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
         swapped = self._logits(pairs, others, [0] * len(others))
-        columns = {"technique_id": pairs["technique_id"], "patent_id": pairs["patent_id"], "other_id": pa.array(others),
-                   "cross_logit": pa.array(own), "swapped_logit": pa.array(swapped)}
+        columns = {
+            "technique_id": pairs["technique_id"],
+            "patent_id": pairs["patent_id"],
+            "other_id": pa.array(others),
+            "cross_logit": pa.array(own),
+            "swapped_logit": pa.array(swapped),
+        }
         self.folder.write_part("swaps", 0, pa.table(columns, schema=schema.SWAPS))
 
     def _logits(self, pairs: pa.Table, techniques: list[str], chunks: list[int]) -> np.ndarray:
@@ -186,8 +213,12 @@ def _finish(config: ScoreConfig, context: Context, logits: pa.Table) -> dict[str
     roles = np.array(logits["role"].to_pylist())
     techniques = np.array(logits["technique_id"].to_pylist())
     matched = set(match_list(context.input(config.data)))
-    labels = np.array([pair in matched for pair in
-                       zip(logits["technique_id"].to_pylist(), logits["patent_id"].to_pylist(), strict=True)])
+    labels = np.array(
+        [
+            pair in matched
+            for pair in zip(logits["technique_id"].to_pylist(), logits["patent_id"].to_pylist(), strict=True)
+        ]
+    )
     valid = roles == "valid"
     fitted = _fitted(config, context, cross, cosine, techniques, labels, valid)
     log_odds = combine(cross, cosine, fitted["weights"])
@@ -201,8 +232,15 @@ def _finish(config: ScoreConfig, context: Context, logits: pa.Table) -> dict[str
     return fitted
 
 
-def _fitted(config: ScoreConfig, context: Context, cross: np.ndarray, cosine: np.ndarray, techniques: np.ndarray,
-            labels: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
+def _fitted(
+    config: ScoreConfig,
+    context: Context,
+    cross: np.ndarray,
+    cosine: np.ndarray,
+    techniques: np.ndarray,
+    labels: np.ndarray,
+    valid: np.ndarray,
+) -> dict[str, Any]:
     """{weights, calibrator, threshold, ...}: fitted on the valid side, or taken from `config.calibrator`."""
     if config.calibrator is not None:
         return json.loads(context.input(config.calibrator).read_file("calibration.json"))
@@ -243,7 +281,9 @@ def _cosine_weight(config: ScoreConfig, context: Context) -> float:
 
     carried = json.loads((local_folder(context.model(config.model)) / "config.json").read_text()).get("patentft") or {}
     if "cosine_weight" not in carried:
-        raise ConfigError(f"model {config.model!r} carries no cosine weight: set {context.folder.name}.cosine_weight (0: none)")
+        raise ConfigError(
+            f"model {config.model!r} carries no cosine weight: set {context.folder.name}.cosine_weight (0: none)"
+        )
     return float(carried["cosine_weight"])
 
 

@@ -75,7 +75,9 @@ def load_scorer(
         folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
     )
     if model.config.num_labels != 1:
-        raise ConfigError(f"model {resolved} has {model.config.num_labels} labels; a scorer has one logit (num_labels=1)")
+        raise ConfigError(
+            f"model {resolved} has {model.config.num_labels} labels; a scorer has one logit (num_labels=1)"
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     carried = getattr(model.config, "patentft", None) or {}
     scorer = CrossScorer(model.to(device).eval(), tokenizer, device, max_tokens, patent_tokens, tokens_per_batch)

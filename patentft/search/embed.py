@@ -37,7 +37,7 @@ class EmbedConfig(Config):
     """Which table of it."""
     model: ModelRef
     """Encoder: a train stage, a model folder, package:NAME, or a hub id."""
-    text: list[PatentField] = ["title", "abstract"]
+    text: list[PatentField] = Field(default_factory=lambda: ["title", "abstract"])
     """Fields of a patent that are read, in order. A technique is always read as "title. text"."""
     prefix: str = ""
     """Put before every text and every chunk of it, for encoders trained with one ("query: ")."""
@@ -83,7 +83,9 @@ def token_windows(num_tokens: int, capacity: int, overlap: int) -> list[tuple[in
     if num_tokens <= capacity:
         return [(0, num_tokens)]
     count = -(-(num_tokens - overlap) // (capacity - overlap))
-    size = -(-(num_tokens + (count - 1) * overlap) // count)  # <= capacity; steps of at most size - overlap reach the end
+    size = -(
+        -(num_tokens + (count - 1) * overlap) // count
+    )  # <= capacity; steps of at most size - overlap reach the end
     starts = [i * (num_tokens - size) // (count - 1) for i in range(count)]
     return [(start, start + size) for start in starts]
 
@@ -123,7 +125,9 @@ class Template:
 def read_template(encoder: Encoder, prefix: str) -> Template:
     """Found by encoding: the same for BERT's [CLS] x [SEP], RoBERTa's <s> x </s> and a decoder's x <eos>."""
     if prefix and not encoder.settings.pools_prefix:
-        raise ConfigError("this encoder leaves its prompt out of the pooling (include_prompt: false): not supported; set prefix=''")
+        raise ConfigError(
+            "this encoder leaves its prompt out of the pooling (include_prompt: false): not supported; set prefix=''"
+        )
     backend = encoder.tokenizer.backend_tokenizer
     probe = "filter"
     bare = backend.encode(probe, add_special_tokens=False).ids
@@ -132,7 +136,9 @@ def read_template(encoder: Encoder, prefix: str) -> Template:
         if whole[start : start + len(bare)] == bare:
             break
     else:
-        raise ConfigError(f"tokenizer {type(encoder.tokenizer).__name__} does not put its special tokens around the text")
+        raise ConfigError(
+            f"tokenizer {type(encoder.tokenizer).__name__} does not put its special tokens around the text"
+        )
     prefix_ids: list[int] = []
     if prefix:
         encoded = backend.encode(prefix + probe, add_special_tokens=False)
@@ -168,19 +174,21 @@ def cut_texts(
 ) -> Windows:
     """Tokenize N texts and cut those over `max_tokens` (specials and prefix included) into windows.
 
-    Counts: texts, chunks, tokens (as fed, specials included), texts_over_limit, texts_empty, and tokens_dropped: tokens of
-    the texts themselves that no window covers (0 unless long_text is "truncate").
+    Counts: texts, chunks, tokens (as fed, specials included), texts_over_limit, texts_empty, and tokens_dropped:
+    tokens of the texts themselves that no window covers (0 unless long_text is "truncate").
     Raises ConfigError when the limit leaves no room for text beside the specials, the prefix and the overlap.
     """
     template = read_template(encoder, prefix)
     capacity = max_tokens - template.num_tokens
     if capacity < 1 or (long_text == "chunks" and capacity <= overlap):
         raise ConfigError(
-            f"max_tokens {max_tokens} leaves {capacity} for text beside {template.num_tokens} special and prefix tokens; "
-            f"chunks overlap by {overlap}: raise max_tokens or lower overlap_tokens"
+            f"max_tokens {max_tokens} leaves {capacity} for text beside the specials and prefix ({template.num_tokens}), "
+            f"and chunks overlap by {overlap}: raise max_tokens or lower overlap_tokens"
         )
     ids, text, chunk, start_char, end_char = [], [], [], [], []
-    counts = dict.fromkeys(("texts", "chunks", "tokens", "texts_over_limit", "texts_empty", "tokens_dropped"), 0)
+    counts: dict[str, int] = dict.fromkeys(
+        ("texts", "chunks", "tokens", "texts_over_limit", "texts_empty", "tokens_dropped"), 0
+    )
     before, after = template.before + template.prefix, template.after
     for index, encoding in enumerate(_tokenize(encoder, [prefix + each for each in texts] if prefix else texts)):
         skipped = _prefix_length(encoding.offsets, len(prefix.rstrip())) if prefix else 0
@@ -202,8 +210,8 @@ def cut_texts(
             start_char.append(0 if start == 0 else max(0, spans[start][0] - len(prefix)))
             end_char.append(len(texts[index]) if end == len(tokens) else max(0, spans[end - 1][1] - len(prefix)))
     counts |= {"texts": len(texts), "chunks": len(ids), "tokens": sum(map(len, ids))}
-    arrays = (np.asarray(column, dtype=np.int32) for column in (text, chunk, start_char, end_char))
-    return Windows(ids, *arrays, counts)
+    columns = [np.asarray(column, dtype=np.int32) for column in (text, chunk, start_char, end_char)]
+    return Windows(ids, columns[0], columns[1], columns[2], columns[3], counts)
 
 
 def _tokenize(encoder: Encoder, texts: Sequence[str], batch: int = 1024) -> Iterator[Any]:
@@ -215,9 +223,7 @@ def _tokenize(encoder: Encoder, texts: Sequence[str], batch: int = 1024) -> Iter
 # ---- vectors
 
 
-def encode_windows(
-    encoder: Encoder, token_ids: Sequence[Sequence[int]], tokens_per_batch: int
-) -> NDArray[np.float32]:
+def encode_windows(encoder: Encoder, token_ids: Sequence[Sequence[int]], tokens_per_batch: int) -> NDArray[np.float32]:
     """Vectors (M, D) fp32 of M token sequences, in the order given."""
     vectors = np.empty((len(token_ids), encoder.hidden_size), dtype=np.float32)
     lengths = np.fromiter(map(len, token_ids), dtype=np.int64, count=len(token_ids))
@@ -232,6 +238,8 @@ def encode_windows(
             device_ids = torch.from_numpy(ids).to(encoder.device, non_blocking=True)
             device_mask = torch.from_numpy(mask).to(encoder.device, torch.int64, non_blocking=True)
             vectors[rows] = encoder.forward(device_ids, device_mask).cpu().numpy()
+    if not np.isfinite(vectors).all():
+        raise ValueError("the encoder gave vectors with NaN or infinite entries: with dtype float16, try bfloat16")
     return vectors
 
 
@@ -301,7 +309,9 @@ def embed_part(encoder: Encoder, config: EmbedConfig, source: pa.Table) -> tuple
 
 
 def vector_column(vectors: NDArray[np.float32]) -> pa.Array:
-    """(M, D) fp32 as list<float32>, without a copy. Raises ValueError for a part beyond the 2^31 floats of a list column."""
+    """(M, D) fp32 as list<float32>, without a copy. Raises ValueError for a part beyond the 2^31 floats of a list
+    column.
+    """
     count, dim = vectors.shape
     if count * dim >= 2**31:
         raise ValueError(f"{count} vectors of {dim} do not fit one part: make the corpus stage's parts smaller")

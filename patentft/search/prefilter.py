@@ -3,16 +3,17 @@
 The way of the data, for T techniques, N patents, dimension D:
 
 1. the techniques' vectors are held in memory as one matrix, padded to whole tiles: T x D;
-2. patents come part by part; each block of a part is copied into a fixed, zero-padded buffer and multiplied: 2 T B D FLOP;
-3. where a technique or a patent has several chunks, the block of scores is reduced to one score per pair (maximum; a mean
-   of inner products is the inner product of the means, so means are taken of the vectors beforehand);
+2. patents come part by part; each block of a part is copied into a fixed, zero-padded buffer and multiplied: 2 T B D
+   FLOP;
+3. where a technique or a patent has several chunks, the block of scores is reduced to one score per pair (maximum; a
+   mean of inner products is the inner product of the means, so means are taken of the vectors beforehand);
 4. FAISS heaps keep the k best per technique across blocks; their thresholds carry over, so few scores enter.
 
 Memory: one part, one block of scores (at most 64 MiB), T x k results with their ids. Nothing grows with N.
 
 Exactness. Every pair is scored in fp32, nothing is skipped. Tiles are padded, so that a pair's score does not depend on
-where in a part it stands, nor on how parts are shared among workers. Equal scores keep the patent that comes first in the
-table. Scores from other BLAS builds differ by rounding (1e-7 at unit length), as they do in brute force.
+where in a part it stands, nor on how parts are shared among workers. Equal scores keep the patent that comes first in
+the table. Scores from other BLAS builds differ by rounding (1e-7 at unit length), as they do in brute force.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ BLOCK_ROWS = 2048
 PART_SHIFT = 32
 """A patent's position is (part << 32) + row in part: positions order patents as the table does."""
 TIE = 1e-6
-"""Scores closer than TIE x the two norms count as equal in a rank: fp32 products of 384 terms are not surer than that."""
+"""Scores closer than TIE x the two norms count as equal in a rank: fp32 products of 384 terms are not surer than
+that.
+"""
 
 
 class SearchConfig(Config):
@@ -60,13 +63,13 @@ class SearchConfig(Config):
     """Stage with the tables matches and patents (codes, year)."""
     roles: StageRef | None = None
     """Split stage (patent_roles, technique_roles). null: every technique against every patent, as role "all"."""
-    evaluate: list[Literal["train", "valid", "test"]] = ["valid", "test"]
+    evaluate: list[Literal["train", "valid", "test"]] = Field(default_factory=lambda: ["valid", "test"])
     """With roles: the sides to search. Techniques of a role are searched among its patents and the unused ones."""
     top_k: int = Field(default=200, ge=1)
     """Patents kept per technique."""
     aggregate: Aggregate = "max"
     """Score of a pair whose texts have several chunks: the best pair of chunks, or the mean over all."""
-    codes: list[str] = []
+    codes: list[str] = Field(default_factory=list)
     """Keep only patents with a code that begins with one of these ("B01D53"); [] keeps all."""
     year_from: int | None = None
     """Keep only patents of this year or later; a patent without a year is left out."""
@@ -163,7 +166,9 @@ class Items:
 
 
 def vectors_of(column: pa.ChunkedArray | pa.Array) -> Floats:
-    """A list<float32> column as (M, D), without a copy when it is in one piece. Raises ValueError for unequal lengths."""
+    """A list<float32> column as (M, D), without a copy when it is in one piece. Raises ValueError for unequal
+    lengths.
+    """
     pieces = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     arrays = []
     for piece in (piece for piece in pieces if len(piece)):
@@ -185,6 +190,7 @@ class Part:
 
     items: Items
     positions: Ints  # (N,) ascending: (part << PART_SHIFT) + the patent's row among the part's patents
+    filtered_out: pa.Array | None = None  # ids of the role's patents that the code or year filter removed
 
 
 Parts = Callable[[], Iterable[Part]]
@@ -192,7 +198,8 @@ Parts = Callable[[], Iterable[Part]]
 
 
 class Queries:
-    """Techniques as a matrix to multiply with: those with most chunks first, and all first chunks before all second ones.
+    """Techniques as a matrix to multiply with: those with most chunks first, and all first chunks before all second
+    ones.
 
     So laid out, the maximum over chunks is taken over whole slices of the scores. Results are in the order given.
     """
@@ -225,7 +232,9 @@ def _round_up(count: int, multiple: int = TILE) -> int:
 
 
 class Scorer:
-    """Blocks of scores, one per (technique, patent) pair: the product and, with several chunks, the maximum over them."""
+    """Blocks of scores, one per (technique, patent) pair: the product and, with several chunks, the maximum over
+    them.
+    """
 
     def __init__(self, queries: Queries) -> None:
         self.queries = queries
@@ -293,6 +302,7 @@ class Hits:
     known: Ints  # positions whose id is in `ids`, ascending
     ids: pa.Array
     num_patents: int
+    num_filtered_out: int = 0
     greater: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # (R,) per target: patents scored higher
     equal: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # (R,) within a tie, itself included
 
@@ -316,8 +326,8 @@ class Targets:
 class _TopK:
     """FAISS heaps over T rows that keep their thresholds from block to block.
 
-    A heap evicts the least (score, id) first and admits only scores strictly above its least, so ids are negated positions:
-    among equal scores the patent that came first stays.
+    A heap evicts the least (score, id) first and admits only scores strictly above its least, so ids are negated
+    positions: among equal scores the patent that came first stays.
     """
 
     def __init__(self, rows: int, k: int) -> None:
@@ -378,9 +388,10 @@ def prefilter(parts: Parts, queries: Queries, k: int, targets: Targets | None = 
     targets = targets or Targets.none()
     scorer, heaps, ids = Scorer(queries), _TopK(len(queries), k), _Ids(most=2 * len(queries) * k + (1 << 16))
     greater, equal = (np.zeros(len(targets.score), np.int64) for _ in range(2))
-    num_patents = 0
+    num_patents = num_filtered_out = 0
     for part in parts():
         items = part.items.averaged() if queries.aggregate == "mean" else part.items
+        num_filtered_out += 0 if part.filtered_out is None else len(part.filtered_out)
         if not len(items):
             continue
         if items.vectors.shape[1] != queries.dim:
@@ -395,7 +406,7 @@ def prefilter(parts: Parts, queries: Queries, k: int, targets: Targets | None = 
     scores, positions = _sorted(heaps.scores()[queries.row_of], heaps.positions()[queries.row_of])
     kept = np.unique(positions)
     chunks = best_chunks(parts, queries, positions)
-    return Hits(scores, positions, chunks, *ids.of(kept[kept >= 0]), num_patents, greater, equal)
+    return Hits(scores, positions, chunks, *ids.of(kept[kept >= 0]), num_patents, num_filtered_out, greater, equal)
 
 
 def _sorted(scores: Floats, positions: Ints) -> tuple[Floats, Ints]:
@@ -417,7 +428,8 @@ def _count_above(scores: torch.Tensor, queries: Queries, targets: Targets, great
 def best_chunks(parts: Parts, queries: Queries, positions: Ints) -> NDArray[np.int32]:
     """(T, k) the technique's chunk that scores highest with each patent of `positions`; the first one at a tie.
 
-    Reads the parts once more, unless every technique has one chunk. Under "mean" a patent is the mean of its chunks here too.
+    Reads the parts once more, unless every technique has one chunk. Under "mean" a patent is the mean of its chunks
+    here too.
     """
     best = np.zeros(positions.shape, dtype=np.int32)
     several = np.flatnonzero(queries.items.num_chunks > 1)
@@ -447,17 +459,17 @@ def merge(several: Sequence[Hits], k: int) -> Hits:
     chunks = np.concatenate([hits.chunks for hits in several], axis=1)
     last = np.where(positions < 0, np.iinfo(np.int64).max, positions)
     order = np.lexsort((last, -scores), axis=1)[:, :k]
-    scores, positions, chunks = (np.take_along_axis(each, order, axis=1) for each in (scores, positions, chunks))
     known = np.concatenate([hits.known for hits in several])
     ids = pa.concat_arrays([hits.ids for hits in several])
     by_position = np.argsort(known, kind="stable")
     return Hits(
-        scores,
-        positions,
-        chunks,
+        np.take_along_axis(scores, order, axis=1),
+        np.take_along_axis(positions, order, axis=1),
+        np.take_along_axis(chunks, order, axis=1),
         known[by_position],
         ids.take(pa.array(by_position)),
         sum(hits.num_patents for hits in several),
+        sum(hits.num_filtered_out for hits in several),
         np.sum([hits.greater for hits in several], axis=0),
         np.sum([hits.equal for hits in several], axis=0),
     )
@@ -529,7 +541,9 @@ def _has_code(codes: pa.ChunkedArray, prefixes: Sequence[str]) -> NDArray[np.boo
 
 
 def check_same_space(patents: Items, techniques: Items, names: tuple[str, str], models: tuple[str, str]) -> None:
-    """Raises ConfigError when the two embed stages' vectors differ in dimension. names, models: (patents', techniques')."""
+    """Raises ConfigError when the two embed stages' vectors differ in dimension. names, models: (patents',
+    techniques').
+    """
     dims = patents.vectors.shape[1], techniques.vectors.shape[1]
     if len(patents) and len(techniques) and dims[0] != dims[1]:
         raise ConfigError(

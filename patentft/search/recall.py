@@ -25,9 +25,9 @@ def recall_at(
 
     ranks: a RANKS table of one role. query "technique": its matched patents among num_patents; "patent": its matched
     techniques among num_techniques. lost: the query id of each known match that a filter removed.
-    Each value: found, relevant (pairs, lost ones included), pooled (found / relevant), macro (mean over queries of the share
-    of theirs found) and lower_bound: exact one-sided Clopper-Pearson bound on pooled, which takes pairs as independent.
-    No relevant pair: {}.
+    Each value: found, relevant (pairs, lost ones included), pooled (found / relevant), macro (mean over queries of the
+    share of theirs found) and lower_bound: exact one-sided Clopper-Pearson bound on pooled, which takes pairs as
+    independent. No relevant pair: {}.
     """
     rank = np.ceil(ranks.column(f"rank_in_{query}").to_numpy())
     queries = np.asarray([*ranks.column(f"{query}_id").to_pylist(), *lost], dtype=object)
@@ -54,7 +54,9 @@ def recall_at(
 
 
 def summarize(ranks: pa.Table, lost: Sequence[tuple[str, str]], confidence: float = 0.95) -> dict[str, Any]:
-    """Recall in both directions for the manifest; `lost`: (technique_id, patent_id) of matches that a filter removed."""
+    """Recall in both directions for the manifest; `lost`: (technique_id, patent_id) of matches that a filter
+    removed.
+    """
     if not ranks.num_rows and not lost:
         return {"relevant_pairs": 0, "note": "no known match among the techniques and patents searched: no recall"}
     return {

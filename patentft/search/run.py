@@ -1,15 +1,18 @@
-"""The Ray side of search: stages `embed` (Ray Data actors, a part each) and `search` (tasks over ranges of part files)."""
+"""The Ray side of search: stages `embed` (Ray Data actors, a part each) and `search` (tasks over ranges of part
+files).
+"""
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions when it is imported: a type checker sees none of them)
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,14 +57,22 @@ def run_embed(config: EmbedConfig, context: Context) -> dict[str, Any]:
     """
     source, folder = context.input(config.data), context.folder
     entries = source.parts(config.table)
-    missing = [i for i in range(len(entries)) if not (folder.has_part("embeddings", i) and folder.has_file(_counts_file(i)))]
+    missing = [
+        i for i in range(len(entries)) if not (folder.has_part("embeddings", i) and folder.has_file(_counts_file(i)))
+    ]
     if missing:
         context.progress.say(f"  {len(missing)} of {len(entries)} parts of {config.table} to embed with {config.model}")
         threads, cpus = _resources(config.workers, config.cpus_per_worker, context.progress)
         rows = _map_parts(
             missing,
             _EmbedActor,
-            {"config": config, "model": context.model(config.model), "source": source, "folder": folder, "threads": threads},
+            {
+                "config": config,
+                "model": context.model(config.model),
+                "source": source,
+                "folder": folder,
+                "threads": threads,
+            },
             workers=min(config.workers, len(missing)),
             cpus=cpus,
             gpus=config.gpus_per_worker,
@@ -72,7 +83,7 @@ def run_embed(config: EmbedConfig, context: Context) -> dict[str, Any]:
     for index in range(len(entries)):
         part = json.loads((folder.location / _counts_file(index)).read_bytes())
         for name, value in part.items():
-            counts[name] = counts.get(name, 0) + value if isinstance(value, int) and name not in _SETTINGS else value
+            counts[name] = value if name in _SETTINGS else counts.get(name, 0) + value
     return counts
 
 
@@ -86,14 +97,14 @@ def _counts_file(index: int) -> str:
 class _EmbedActor:
     """One encoder on one device: reads a part, writes its embeddings and counts, returns only the part's index."""
 
-    def __init__(
-        self, config: EmbedConfig, model: str, source: StageFolder, folder: StageFolder, threads: int
-    ) -> None:
+    def __init__(self, config: EmbedConfig, model: str, source: StageFolder, folder: StageFolder, threads: int) -> None:
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's threads
         torch.set_num_threads(threads)
         device = "cuda" if config.gpus_per_worker > 0 else "cpu"
         if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"gpus_per_worker is {config.gpus_per_worker}, but the worker sees no CUDA GPU; set it to 0")
+            raise ConfigError(
+                f"gpus_per_worker is {config.gpus_per_worker}, but the worker sees no CUDA GPU; set it to 0"
+            )
         self.config, self.source, self.folder = config, source, folder
         self.entries = source.parts(config.table)
         self.encoder: Encoder = load_encoder(model, device, config.dtype, config.pooling)
@@ -144,8 +155,8 @@ SPARE_CPUS = 0.5
 def _resources(workers: int, cpus_per_worker: float, progress: Progress) -> tuple[int, float]:
     """(threads per worker, CPUs to ask Ray for per worker).
 
-    All workers together ask for less than the cluster has. Asking for less does not change what is computed, nor with how
-    many threads; it only tells Ray to place them.
+    All workers together ask for less than the cluster has. Asking for less does not change what is computed, nor with
+    how many threads; it only tells Ray to place them.
     """
     total = float(ray.cluster_resources().get("CPU", 1.0))
     fitting = max(0.01, (total - SPARE_CPUS) / workers)
@@ -166,69 +177,264 @@ TECHNIQUES_PER_PART = 512
 
 @dataclass(frozen=True)
 class _Pool:
-    """Which patents of which part files a task searches. Cheap to send: it opens the files itself."""
+    """Which patents of which part files are searched. Cheap to send to a task, which opens the files itself."""
 
     config: SearchConfig
     patents: StageFolder
     data: StageFolder
     allowed: pa.Array | None  # ids of the role's patents; None: all
 
-    def entries(self) -> list[Entry]:
-        return self.patents.parts("embeddings")
-
     def parts(self, low: int, high: int) -> Iterator[Part]:
-        """Parts low..high of the embeddings, without patents that a role or filter leaves out."""
-        entries = self.entries()
+        """Parts low..high of the embeddings, without the patents that a role or filter leaves out."""
+        entries = self.patents.parts("embeddings")
         sources = self.data.parts("patents") if self.config.filters else []
         for index in range(low, high):
             items = Items.from_table(self.patents.read_part(entries[index], ["id", "chunk", "vector"]))
-            keep = self._in_role(items)
+            in_role = keep = np.ones(len(items), dtype=bool)
+            if self.allowed is not None:
+                in_role = keep = np.asarray(pc.is_in(items.ids, value_set=self.allowed))
             if self.config.filters:
-                keep &= self._passes(items, sources, index)
+                keep = in_role & self._passes(items, sources, index)
             positions = (index << PART_SHIFT) + np.arange(len(items), dtype=np.int64)
+            filtered_out = items.ids.filter(pa.array(in_role & ~keep))
             if not keep.all():
                 which = np.flatnonzero(keep)
                 items, positions = items.take(which), positions[which]
-            yield Part(items, positions)
-
-    def _in_role(self, items: Items) -> np.ndarray:
-        if self.allowed is None:
-            return np.ones(len(items), dtype=bool)
-        return np.asarray(pc.is_in(items.ids, value_set=self.allowed))
+            yield Part(items, positions, filtered_out)
 
     def _passes(self, items: Items, sources: list[Entry], index: int) -> np.ndarray:
         """Embedding part i was made of part i of the patents: the codes are read in step, none is held for all."""
-        place = self.data.name
-        missing = len(items) > 0 and index >= len(sources)
-        if not missing:
+        if index < len(sources):
             patents = self.data.read_part(sources[index], ["patent_id", "codes", "year"])
-            row = pc.index_in(items.ids, value_set=patents.column("patent_id"))
-            missing = row.null_count > 0
-        if missing:
-            raise ConfigError(
-                f"part {index} of stage {self.patents.name!r} holds patents that part {index} of stage {place!r} does not: "
-                f"to filter by codes or year, set search.data to the stage that was embedded "
-                f"({self.patents.config.get('data')!r})"
-            )
-        return passes(patents, self.config)[np.asarray(row)]
+            row = pc.index_in(items.ids, value_set=patents.column("patent_id").combine_chunks())
+            if not row.null_count:
+                return passes(patents, self.config)[np.asarray(row)]
+        raise ConfigError(
+            f"part {index} of stage {self.patents.name!r} holds patents that part {index} of stage {self.data.name!r} "
+            f"lacks: to filter by code or year, set data to the stage that was embedded: "
+            f"{self.patents.config.get('data')!r}"
+        )
 
 
-@ray.remote
-def _search_parts(pool: _Pool, queries: Queries, targets: Targets, low: int, high: int, threads: int) -> Hits:
+@dataclass(frozen=True)
+class _Found:
+    """What one pass over some parts says about the ids it was asked for."""
+
+    items: Items  # the asked-for patents that are searched
+    filtered_out: pa.Array  # the asked-for patents that the code or year filter removed
+    num_in_role: int
+
+
+def _set_threads(threads: int) -> None:
+    import faiss
+
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+
+
+def _search_parts(low: int, high: int, pool: _Pool, queries: Queries, targets: Targets, threads: int) -> Hits:
     _set_threads(threads)
     return prefilter(lambda: pool.parts(low, high), queries, pool.config.top_k, targets)
 
 
-@ray.remote
-def _find_patents(pool: _Pool, wanted: pa.Array, low: int, high: int, threads: int) -> tuple[Items, int, pa.Array]:
-    """The searched patents among the ids `wanted`, how many patents are searched, and those of `wanted` embedded at all."""
-    _set_threads(threads)
-    found, searched, embedded = [], 0, []
-    everything = _Pool(pool.config.model_copy(update={"codes": [], "year_from": None, "year_to": None}), *_rest(pool))
-    for low_part in range(low, high):
-        for part in everything.parts(low_part, low_part + 1):
-            embedded.append(part.items.ids)
-        for part in pool.parts(low_part, low_part + 1):
-            searched += len(part.items)
-            found.append(part.items.take(np.flatnonzero(np.asarray(pc.is_in(part.items.ids, value_set=wanted)))))
-    return Items.concat(found), searched, pa.concat_arrays(embedded)
+def _find_patents(low: int, high: int, pool: _Pool, wanted: pa.Array) -> _Found:
+    found, lost, num_in_role = [], [], 0
+    for part in pool.parts(low, high):
+        found.append(part.items.take(np.flatnonzero(np.asarray(pc.is_in(part.items.ids, value_set=wanted)))))
+        assert part.filtered_out is not None
+        lost.append(part.filtered_out.filter(pc.is_in(part.filtered_out, value_set=wanted)))
+        num_in_role += len(part.items) + len(part.filtered_out)
+    return _Found(Items.concat(found), pa.concat_arrays(lost), num_in_role)
+
+
+class _Tasks:
+    """Runs a function over ranges of part files as Ray tasks, `workers` at a time, results in the order of the
+    parts.
+    """
+
+    def __init__(self, config: SearchConfig, num_parts: int, progress: Progress) -> None:
+        self.workers, self.progress = config.workers, progress
+        self.threads, self.cpus = _resources(config.workers, config.cpus_per_worker, progress)
+        num_ranges = min(num_parts, 4 * config.workers)  # so that a slow node does less, and progress shows
+        bounds = [i * num_parts // num_ranges for i in range(num_ranges + 1)]
+        self.ranges = list(itertools.pairwise(bounds))
+
+    def map(self, function: Callable[..., Any], *shared: Any, label: str) -> list[Any]:
+        """function(low, high, *shared) per range of parts. A ConfigError raised inside comes out as it is."""
+        remote: Any = ray.remote(num_cpus=self.cpus)(function)
+        sent = [ray.put(each) for each in shared]
+        results: dict[int, Any] = {}
+
+        def finished() -> Iterator[int]:
+            waiting = list(enumerate(self.ranges))
+            running: dict[Any, int] = {}
+            while waiting or running:
+                while waiting and len(running) < self.workers:
+                    number, (low, high) = waiting.pop(0)
+                    running[remote.remote(low, high, *sent)] = number
+                done, _ = ray.wait(list(running))
+                number = running.pop(done[0])
+                try:
+                    results[number] = ray.get(done[0])
+                except ray.exceptions.RayTaskError as error:
+                    raise (error.cause if isinstance(error.cause, ConfigError) else error) from None
+                yield number
+
+        for _ in self.progress.bar(finished(), total=len(self.ranges), label=label):
+            pass
+        return [results[number] for number in range(len(self.ranges))]
+
+
+def run_search(config: SearchConfig, context: Context) -> dict[str, Any]:
+    """Write CANDIDATES and RANKS, role by role; a role that is written whole is not searched again.
+
+    Returns pairs_possible, pairs_kept and, per role: techniques, patents, patents filtered out and recall
+    (`summarize`).
+    """
+    folder, techniques = context.folder, Items.from_table(context.input(config.techniques).read("embeddings"))
+    sides = _sides(config, context, techniques)
+    tasks = _Tasks(config, len(context.input(config.patents).parts("embeddings")), context.progress)
+    counts: dict[str, Any] = {"pairs_possible": 0, "pairs_kept": 0, "roles": {}}
+    next_part = 0
+    for number, side in enumerate(sides):
+        parts = list(range(next_part, next_part + -(-len(side.techniques) // TECHNIQUES_PER_PART)))
+        next_part += len(parts)
+        file = f"counts/{side.role}.json"
+        done = folder.has_file(file) and folder.has_part("ranks", number)
+        if not (done and all(folder.has_part("candidates", part) for part in parts)):
+            hits, ranks, role_counts = _search_side(side, config, context, tasks)
+            folder.write_file(file, json.dumps(role_counts).encode())
+            for at, part in enumerate(parts):
+                some = slice(at * TECHNIQUES_PER_PART, (at + 1) * TECHNIQUES_PER_PART)
+                folder.write_part("candidates", part, _candidates(side, hits, some))
+            folder.write_part("ranks", number, ranks)
+        role_counts = json.loads((folder.location / file).read_bytes())
+        counts["roles"][side.role] = role_counts
+        counts["pairs_possible"] += role_counts["pairs_possible"]
+        counts["pairs_kept"] += role_counts["pairs_kept"]
+    return counts
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of the split: the techniques to search for, and the patents among which."""
+
+    role: str
+    techniques: Items
+    allowed: pa.Array | None
+
+
+def _sides(config: SearchConfig, context: Context, techniques: Items) -> list[_Side]:
+    if config.roles is None:
+        return [_Side("all", techniques, None)]
+    split = context.input(config.roles)
+    technique_roles, patent_roles = split.read("technique_roles"), split.read("patent_roles")
+    sides = []
+    for role in config.evaluate:
+        wanted = technique_roles.filter(pc.equal(technique_roles["role"], role)).column("id").combine_chunks()
+        row = pc.index_in(wanted, value_set=techniques.ids)
+        _refuse_absent(wanted.filter(pc.is_null(row)), "technique", role, config.roles, config.techniques)
+        pool_roles = pa.array([role, "unused"])
+        allowed = patent_roles.filter(pc.is_in(patent_roles["role"], value_set=pool_roles)).column("id")
+        # in the order of the embeddings: candidates do not depend on how a split orders its rows
+        which = np.sort(np.asarray(row).astype(np.int64))
+        sides.append(_Side(role, techniques.take(which), pc.unique(allowed)))
+    return sides
+
+
+def _refuse_absent(absent: pa.Array, what: str, role: str, split: str, stage: str) -> None:
+    if len(absent):
+        names = ", ".join(repr(each) for each in absent[:3].to_pylist())
+        raise ConfigError(
+            f"{len(absent)} {what}s have role {role!r} in stage {split!r} but no embedding in stage {stage!r} "
+            f"({names}): embed the data that was split"
+        )
+
+
+def _search_side(
+    side: _Side, config: SearchConfig, context: Context, tasks: _Tasks
+) -> tuple[Hits, pa.Table, dict[str, Any]]:
+    patents = context.input(config.patents)
+    _check_dimensions(side, config, context)
+    pool = _Pool(config, patents, context.input(config.data), side.allowed)
+    queries = Queries(side.techniques, config.aggregate)
+    matches = context.input(config.data).read("matches")
+    technique = pc.index_in(matches["technique_id"], value_set=side.techniques.ids)
+    matches = pc.drop_null(matches.append_column("row", technique)).combine_chunks()
+    wanted = pc.unique(matches["patent_id"])
+    found = _Found(Items.concat([]), pa.array([], pa.string()), 0)
+    if len(wanted) or side.allowed is not None:
+        several = tasks.map(_find_patents, pool, wanted, label=f"{side.role}: find the known matches")
+        found = _Found(
+            Items.concat([each.items for each in several]),
+            pa.concat_arrays([each.filtered_out for each in several]),
+            sum(each.num_in_role for each in several),
+        )
+        if side.allowed is not None and found.num_in_role < len(side.allowed):
+            _refuse_absent(
+                _absent(side.allowed, patents), "patent", f"{side.role} or unused", str(config.roles), config.patents
+            )
+    lost = matches.filter(pc.is_in(matches["patent_id"], value_set=found.filtered_out))
+    patent = pc.index_in(matches["patent_id"], value_set=found.items.ids)
+    matches = pc.drop_null(matches.append_column("patent_row", patent)).combine_chunks()
+    rows = (np.asarray(matches[name]).astype(np.int64) for name in ("row", "patent_row"))
+    scored = score_matches(queries, found.items, *rows)
+    several = tasks.map(_search_parts, pool, queries, scored.targets, tasks.threads, label=f"{side.role}: search")
+    hits = merge(several, config.top_k)
+    ranks = pa.table(
+        {
+            "technique_id": matches["technique_id"],
+            "patent_id": matches["patent_id"],
+            "role": pa.array([side.role] * len(matches), pa.string()),
+            "cosine": scored.targets.score,
+            "rank_in_technique": mean_rank(hits.greater, hits.equal),
+            "num_patents": np.full(len(matches), hits.num_patents, np.int64),
+            "rank_in_patent": scored.rank_in_patent,
+            "num_techniques": np.full(len(matches), len(queries), np.int64),
+        }
+    ).cast(schema.RANKS)
+    counts = {
+        "techniques": len(queries),
+        "patents": hits.num_patents,
+        "patents_filtered_out": hits.num_filtered_out,
+        "pairs_possible": len(queries) * hits.num_patents,
+        "pairs_kept": int((hits.positions >= 0).sum()),
+        "recall": summarize(
+            ranks, list(zip(*(lost[name].to_pylist() for name in ("technique_id", "patent_id")), strict=True))
+        ),
+    }
+    return hits, ranks, counts
+
+
+def _check_dimensions(side: _Side, config: SearchConfig, context: Context) -> None:
+    """Compares the first patent vectors with the techniques' before anything is computed."""
+    patents, techniques = context.input(config.patents), context.input(config.techniques)
+    first = Items.from_table(patents.read_part(patents.parts("embeddings")[0], ["id", "chunk", "vector"]))
+    models = str(patents.config.get("model")), str(techniques.config.get("model"))
+    check_same_space(first, side.techniques, (config.patents, config.techniques), models)
+
+
+def _absent(ids: pa.Array, embedded: StageFolder) -> pa.Array:
+    """Those of `ids` that the embeddings lack."""
+    for part in embedded.iter_parts("embeddings", ["id"]):
+        ids = ids.filter(pc.invert(pc.is_in(ids, value_set=part.column("id").combine_chunks())))
+    return ids
+
+
+def _candidates(side: _Side, hits: Hits, some: slice) -> pa.Table:
+    """Candidates of the techniques `some`: by technique, then by rank."""
+    positions = hits.positions[some]
+    technique, rank = np.nonzero(positions >= 0)
+    return pa.table(
+        {
+            "technique_id": side.techniques.ids[some].take(pa.array(technique)),
+            "patent_id": hits.patent_ids(positions[technique, rank]),
+            "role": pa.array([side.role] * len(technique), pa.string()),
+            "rank": rank.astype(np.int32),
+            "cosine": hits.scores[some][technique, rank],
+            "chunk": hits.chunks[some][technique, rank],
+        }
+    ).cast(schema.CANDIDATES)
+
+
+SEARCH = Stage("search", SearchConfig, run_search)

@@ -1,9 +1,9 @@
 """Resume checkpoints as safetensors and JSON: nothing in them can run code.
 
-    state.safetensors       the trainable parameters
-    best.safetensors        those of the best evaluation so far (with keep: best)
-    optimizer.safetensors   AdamW's two moments and step count, by parameter number
-    progress.json           the next step, the best metric, the history
+state.safetensors       the trainable parameters
+best.safetensors        those of the best evaluation so far (with keep: best)
+optimizer.safetensors   AdamW's two moments and step count, by parameter number
+progress.json           the next step, the best metric, the history
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress,
-         best: dict[str, torch.Tensor] | None) -> None:
+def save(
+    folder: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best: dict[str, torch.Tensor] | None,
+) -> None:
     """Write a checkpoint into an empty `folder`; the caller commits the folder as a whole."""
     save_file(trainable_state(module), folder / "state.safetensors")
     if best is not None:
@@ -46,7 +51,9 @@ def save(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, prog
     (folder / "progress.json").write_text(json.dumps(asdict(progress)))
 
 
-def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, torch.Tensor] | None]:
+def load(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, torch.Tensor] | None]:
     """Put a checkpoint back into `module` and `optimizer`; returns the progress and the best parameters so far."""
     load_trainable_state(module, load_file(folder / "state.safetensors"))
     state: dict[int, dict[str, torch.Tensor]] = {}

@@ -45,6 +45,8 @@ class TrainConfig(Config):
     """The patent's text."""
     objective: Annotated[ClassifyConfig | ContrastiveConfig, Field(discriminator="kind")]
     adapter: Annotated[FullConfig | LoraConfig, Field(discriminator="kind")] = FullConfig()
+    dropout: float | None = None
+    """Every dropout rate of the model; unset: its own. On a CPU, dropout costs as much as the layers around it."""
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=3, ge=1)
     units_per_step: int = Field(default=16, ge=1)

@@ -15,7 +15,9 @@ def pair_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str
     """The pairs of `side` (train, valid) with their texts, in the table's order. Raises ConfigError when there is none."""
     rows = [row for row in inputs[config.pairs].read("pairs").to_pylist() if row["role"] == side]
     if not rows:
-        raise ConfigError(f"stage {config.pairs!r} has no pairs for the {side} side; give more matches or change the split")
+        raise ConfigError(
+            f"stage {config.pairs!r} has no pairs for the {side} side; give more matches or change the split"
+        )
     patents = patent_texts(inputs[config.data], config.text, {row["patent_id"] for row in rows})
     sections = section_texts(inputs[config.data], inputs[config.techniques], {row["technique_id"] for row in rows})
     similar = inputs[config.roles].read("similar", ["technique_id", "other_id"])

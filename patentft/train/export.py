@@ -38,7 +38,11 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
     backbone: nn.Module = module.classifier if isinstance(module, PairScorer) else module.encoder  # type: ignore[assignment]
     has_adapter = config.adapter.kind == "lora"
     extra: dict[str, Any] = {"objective": config.objective.kind}
-    facts: dict[str, Any] = {"objective": config.objective.kind, "adapter": config.adapter.kind, "base model": config.model}
+    facts: dict[str, Any] = {
+        "objective": config.objective.kind,
+        "adapter": config.adapter.kind,
+        "base model": config.model,
+    }
     facts |= {f"{name} parameters": f"{count:,}" for name, count in adapt.count_parameters(module).items()}
     if isinstance(module, PairScorer):
         extra["cosine_weight"] = float(module.cosine_weight.detach())
@@ -98,6 +102,13 @@ def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metric
     if config.adapter.kind == "lora":
         intro += " The weights here have the LoRA adapter merged; the adapter alone is in `adapter/`."
     return model_card(
-        title=f"{stage.name}: {config.objective.kind} fine-tune of {config.model}", intro=intro, use=use, facts=facts,
-        metrics=metrics, config=config.model_dump(mode="json"), inputs=stage.inputs, tags=tags, library=library,
+        title=f"{stage.name}: {config.objective.kind} fine-tune of {config.model}",
+        intro=intro,
+        use=use,
+        facts=facts,
+        metrics=metrics,
+        config=config.model_dump(mode="json"),
+        inputs=stage.inputs,
+        tags=tags,
+        library=library,
     )

@@ -34,7 +34,9 @@ def deal(step: Sequence[int], rank: int, world_size: int) -> list[int]:
     return list(step[rank::world_size])
 
 
-def micro_batches(units: Sequence[int], tokens: Sequence[int], budget: int, largest: int | None = None) -> list[list[int]]:
+def micro_batches(
+    units: Sequence[int], tokens: Sequence[int], budget: int, largest: int | None = None
+) -> list[list[int]]:
     """`units` in order, packed so that no batch holds more than `budget` tokens (a longer unit stands alone).
 
     tokens: by unit index. largest: at most this many units in a batch, None for no limit.

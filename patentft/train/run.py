@@ -36,8 +36,12 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
     """Train and export. Returns the counts for the manifest: rows, what was cut, the history and the best metric."""
     if context.folder.has_file("export/README.md") and context.folder.has_file("training.json"):
         return json.loads((context.folder.location / "training.json").read_bytes())  # all but the manifest was done
-    require(config.workers * config.cpus_per_worker, config.workers * config.gpus_per_worker,
-            f"stage {context.folder.name}", "workers, cpus_per_worker or gpus_per_worker")
+    require(
+        config.workers * config.cpus_per_worker,
+        config.workers * config.gpus_per_worker,
+        f"stage {context.folder.name}",
+        "workers, cpus_per_worker or gpus_per_worker",
+    )
     base = context.model(config.model)
     encoding = _encode(config, context, base)
     result = _trainer(config, context, base).fit()
@@ -45,12 +49,22 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
         raise ConfigError(f"stage {context.folder.name}: training ended without a checkpoint; is the train side empty?")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        progress = export_model(config, base, Path(result.checkpoint.to_directory(str(folder / "checkpoint"))),
-                                folder / "export", context.folder)
+        progress = export_model(
+            config,
+            base,
+            Path(result.checkpoint.to_directory(str(folder / "checkpoint"))),
+            folder / "export",
+            context.folder,
+        )
         for path in sorted((folder / "export").rglob("*")):
             if path.is_file():
                 context.folder.write_file(f"export/{path.relative_to(folder / 'export').as_posix()}", path.read_bytes())
-    counts = {**encoding, "history": progress.history, "best_step": progress.best_step, "best_metric": progress.best_metric}
+    counts = {
+        **encoding,
+        "history": progress.history,
+        "best_step": progress.best_step,
+        "best_metric": progress.best_metric,
+    }
     context.folder.write_file("training.json", json.dumps(counts).encode())
     (context.folder.location / "ray_train").remove_tree()  # optimizer moments: of use only to this run, which is over
     return counts
@@ -88,7 +102,10 @@ def _trainer(config: TrainConfig, context: Context, base: str) -> TorchTrainer:
     return TorchTrainer(
         _worker_main,
         train_loop_config={
-            "config": config.model_dump(mode="json"), "model": base, "stage": location.url, "quiet": context.progress.quiet,
+            "config": config.model_dump(mode="json"),
+            "model": base,
+            "stage": location.url,
+            "quiet": context.progress.quiet,
         },
         scaling_config=ScalingConfig(
             num_workers=config.workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
@@ -117,8 +134,10 @@ def _worker_main(given: dict[str, Any]) -> None:
     from transformers import AutoTokenizer
 
     pad_id = AutoTokenizer.from_pretrained(local_folder(given["model"]), trust_remote_code=False).pad_token_id or 0
-    data = worker.Data(*(Encoded.from_bytes((stage / f"encoded/{side}.safetensors").read_bytes())
-                         for side in ("train", "valid")), pad_id=pad_id)
+    data = worker.Data(
+        *(Encoded.from_bytes((stage / f"encoded/{side}.safetensors").read_bytes()) for side in ("train", "valid")),
+        pad_id=pad_id,
+    )
 
     def report(metrics: dict[str, Any], folder: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None

@@ -58,7 +58,7 @@ def build(config: TrainConfig, model_folder: str) -> nn.Module:
     """The objective's module around the adapted backbone, in fp32. The same on every rank: seeded by the config."""
     torch.manual_seed(config.seed)
     objective = OBJECTIVES[config.objective.kind]
-    backbone = objective.build(model_folder, config.objective)
+    backbone = objective.build(model_folder, config.objective, config.dropout)
     head = objective.head_name(backbone)
     return objective.wrap(adapt.adapt(backbone, config.adapter, [head] if head else []), config.objective)
 
@@ -67,9 +67,7 @@ def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> N
     """Run (or go on with) the training; the last report holds the final weights."""
     objective: Any = OBJECTIVES[config.objective.kind]
     module = build(config, model_folder).to(hooks.device)
-    groups = objective.parameter_groups(
-        module, config.optimizer.lr, config.optimizer.weight_decay, config.objective
-    )
+    groups = objective.parameter_groups(module, config.optimizer.lr, config.optimizer.weight_decay, config.objective)
     base_rates = [group["lr"] for group in groups]
     optimizer = torch.optim.AdamW(
         groups, betas=(config.optimizer.beta1, config.optimizer.beta2), eps=config.optimizer.epsilon
@@ -139,7 +137,13 @@ def _evaluation_steps(schedule: Sequence[tuple[Any, list[list[int]]]], per_epoch
 
 
 def _optimizer_step(
-    config: TrainConfig, objective: Any, wrapped: nn.Module, data: Data, units: list[Unit], chosen: list[int], hooks: Hooks
+    config: TrainConfig,
+    objective: Any,
+    wrapped: nn.Module,
+    data: Data,
+    units: list[Unit],
+    chosen: list[int],
+    hooks: Hooks,
 ) -> float:
     """Accumulate the gradient of the step's mean loss over all ranks; returns this rank's share of that mean."""
     total = sum(objective.weight(data.train, units[index], config.objective) for index in chosen)
@@ -159,7 +163,7 @@ def _optimizer_step(
             loss, _, _ = objective.loss(wrapped, tensors, config.objective)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {float(loss)} in units {batch}: lower optimizer.lr (now {config.optimizer.lr}) "
+                    f"the loss is {loss.item()} in units {batch}: lower optimizer.lr (now {config.optimizer.lr}) "
                     f"or look at these rows"
                 )
             (loss * (share * hooks.world_size / total)).backward()
@@ -175,7 +179,10 @@ def evaluate(config: TrainConfig, objective: Any, module: nn.Module, data: Data,
     budget = config.micro_batch_tokens * 2  # no activations are kept
     parts = []
     for batch in plan.micro_batches(
-        plan.deal(order, hooks.rank, hooks.world_size), [unit.tokens for unit in units], budget, objective.UNITS_PER_BATCH
+        plan.deal(order, hooks.rank, hooks.world_size),
+        [unit.tokens for unit in units],
+        budget,
+        objective.UNITS_PER_BATCH,
     ):
         tensors = objective.collate(data.valid, [units[index] for index in batch], data.pad_id)
         tensors = {name: tensor.to(hooks.device) for name, tensor in tensors.items()}
@@ -203,8 +210,14 @@ def _all_agree(mine: bool, hooks: Hooks) -> bool:
     return bool(flag.item())
 
 
-def _report(hooks: Hooks, module: nn.Module, optimizer: torch.optim.Optimizer, progress: checkpoint.Progress,
-            best: dict[str, torch.Tensor] | None, num_steps: int) -> None:
+def _report(
+    hooks: Hooks,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: checkpoint.Progress,
+    best: dict[str, torch.Tensor] | None,
+    num_steps: int,
+) -> None:
     metrics = {"step": progress.next_step, "num_steps": num_steps, "best_metric": progress.best_metric}
     if hooks.rank != 0:
         hooks.report(metrics, None)

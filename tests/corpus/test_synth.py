@@ -120,7 +120,7 @@ def test_the_texts_of_a_seed_do_not_drift(techniques, patents):
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == DIGEST
 
 
-DIGEST = "?"
+DIGEST = "3d4147ec10cfd634"
 """Of the sections and first 200 patents of SPEC."""
 
 
@@ -210,9 +210,11 @@ def test_no_unmatched_patent_is_marked_by_its_facts():
 
 # --- the words -------------------------------------------------------------------------------------------------------
 
-STOP_WORDS = """a an the of and or to in for by with from on at is are be been that which so as its it into per between than
-then while this what through over only not one two each no has have having most more out off before every followed under
-take takes less until where when"""
+STOP_WORDS = """
+a an the of and or to in for by with from on at is are be been that which so as its it into per between than
+then while this what through over only not one two each no has have having most more out off before every
+followed under take takes less until where when
+"""
 
 
 def _content(phrases: tuple[str, ...]) -> set[str]:
@@ -316,7 +318,7 @@ def bm25(queries: list[str], documents: list[str], stop_words: str | None) -> np
     vectorizer = CountVectorizer(stop_words=stop_words, token_pattern=r"(?u)\b\w+\b")
     counts = sparse.coo_matrix(vectorizer.fit_transform(documents), dtype=np.float64)
     asked = vectorizer.transform(queries).astype(bool).astype(np.float64)
-    df = np.bincount(counts.col, minlength=counts.shape[1])
+    df = np.bincount(counts.col, minlength=len(vectorizer.vocabulary_))
     idf = np.log1p((len(documents) - df + 0.5) / (df + 0.5))
     length = np.asarray(counts.sum(axis=1)).ravel()
     norm = 1.2 * (1 - 0.75 + 0.75 * length / length.mean())
@@ -326,7 +328,7 @@ def bm25(queries: list[str], documents: list[str], stop_words: str | None) -> np
 
 @pytest.mark.parametrize("stop_words", [None, "english"])
 @pytest.mark.parametrize("side", ["abstracts", "full"])
-def test_bm25_does_not_solve_it(bench, matches, techniques, stop_words, side):
+def test_bm25_does_not_solve_it(bench, stop_words, side):
     scores = bm25(bench.sections, getattr(bench, side), stop_words)
     assert 0.4 < roc_auc_score(bench.label, scores[bench.technique, bench.patent]) <= 0.65
     everything = np.zeros(scores.shape, dtype=bool)
@@ -343,7 +345,8 @@ def _crosses(a: sparse.csr_matrix, b: sparse.csr_matrix, bench: Bench, buckets: 
         columns.append(((left[:, None] * 1000003 + right[None] * 7919) % buckets).ravel())
     ends = np.cumsum([0, *map(len, columns)])
     flat = np.concatenate(columns)
-    return normalize(sparse.csr_matrix((np.ones(len(flat), np.float32), flat, ends), shape=(len(columns), buckets)))
+    ones = np.ones(len(flat), dtype=np.float32)
+    return sparse.csr_matrix(normalize(sparse.csr_matrix((ones, flat, ends), shape=(len(columns), buckets))))
 
 
 def test_a_bag_of_words_does_not_generalise_to_unseen_techniques(bench):
@@ -354,7 +357,7 @@ def test_a_bag_of_words_does_not_generalise_to_unseen_techniques(bench):
     left, right = a[bench.technique], b[bench.patent]
     product = left.multiply(right)
     concat = sparse.hstack([left, right, product, product.sum(axis=1)])
-    features = {"concat and overlap": (concat, 0.1), "word crosses": (_crosses(a, b, bench, 1 << 18), 100.0)}
+    features = {"concat and overlap": (concat, 0.1), "word crosses": (_crosses(a, b, bench, 1 << 18), 10.0)}
     unseen = bench.technique % 2 == 1
     seen = ~unseen & ~np.isin(bench.patent, bench.patent[unseen])  # no patent on both sides
     for name, (matrix, c) in features.items():
