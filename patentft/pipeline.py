@@ -46,6 +46,7 @@ def kinds() -> dict[str, Stage]:
     from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
     from patentft.report.run import REPORT
     from patentft.scoring.run import SCORE
+    from patentft.search.lexical import LEXICAL
     from patentft.search.run import EMBED, SEARCH
     from patentft.train.run import TRAIN
 
@@ -55,6 +56,7 @@ def kinds() -> dict[str, Stage]:
         "split": SPLIT,
         "embed": EMBED,
         "search": SEARCH,
+        "lexical": LEXICAL,
         "pairs": PAIRS,
         "train": TRAIN,
         "score": SCORE,

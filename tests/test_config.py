@@ -286,7 +286,12 @@ def test_the_digest_does_not_change_between_processes_and_versions() -> None:
     assert digest(value) == "d1fe55c64036f58b"
     code = f"from patentft.config import digest; print(digest({value!r}))"
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY, env={"PYTHONHASHSEED": "7"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+        env={"PYTHONHASHSEED": "7"},
     )
     assert run.stdout.strip() == digest(value)
 

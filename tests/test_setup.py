@@ -185,7 +185,11 @@ def test_job_entries_take_a_config_and_fail_on_a_bad_one(job, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     failed = subprocess.run(
         [sys.executable, f"ray_jobs/{job}.py", "--config", str(tmp_path / "bad.yaml")],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert failed.returncode == 2, failed.stderr
     assert "corpsu" in failed.stderr

@@ -144,8 +144,8 @@ def _read_json(path: Path) -> Any:
 
 
 def _is_adapter(folder: Path) -> bool:
-    """Whether the weights are a PEFT adapter's only; a folder that also holds the merged model is that model."""
-    return (folder / "adapter_config.json").is_file() and not any(folder.glob("model*.safetensors"))
+    """Whether the folder is a PEFT adapter: as in transformers, adapter_config.json says so, whatever lies beside it."""
+    return (folder / "adapter_config.json").is_file()
 
 
 def _adapter_base(folder: Path) -> str:

@@ -46,10 +46,14 @@ class ContrastiveConfig(Config):
 
 
 def build(folder: str, config: ContrastiveConfig, dropout: float | None) -> nn.Module:
-    """The encoder without a head."""
+    """The encoder without a head. BERT's own pooler is not used, so it is not trained: DDP would wait for its gradient."""
     from transformers import AutoModel
 
-    return load_backbone(folder, AutoModel, dropout)
+    model = load_backbone(folder, AutoModel, dropout)
+    for name, parameter in model.named_parameters():
+        if "pooler." in name:
+            parameter.requires_grad_(False)
+    return model
 
 
 def head_name(model: nn.Module) -> str | None:

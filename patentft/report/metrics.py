@@ -148,6 +148,8 @@ class Metrics(dict[str, Value]):
     def undefined(self, key: str, reason: str) -> None:
         self[key] = None
         self[f"{key}.not_defined"] = reason
+        if "difference." in key:
+            self[f"{key}.verdict"] = None  # there whether or not the difference is defined
 
     def interval(self, key: str, compute: Callable[[], stats.Interval], point: Callable[[], float]) -> None:
         """Set key, key.low, key.high. Where only the interval is undefined, the point is kept and the reason given."""

@@ -1,6 +1,8 @@
-"""Two weights, fitted listwise: how much the cross-encoder's logit and the cosine count in the log-odds."""
+"""How much the cross-encoder's logit, the cosine and word overlap count in the log-odds: weights fitted listwise."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -9,26 +11,33 @@ from scipy.special import logsumexp
 
 from patentft.config import ConfigError
 
+Features = Mapping[str, npt.NDArray[np.float32]]
+"""Name ("cross", "cosine", "lexical") -> (pairs,) float32."""
 
-def fit_weights(
-    cross: npt.NDArray[np.float32], cosine: npt.NDArray[np.float32], labels: npt.NDArray[np.bool_], groups: npt.NDArray
-) -> dict[str, float]:
-    """{"cross", "cosine"}, neither negative, that minimise the listwise loss: -log softmax of each match in its group.
 
-    cross, cosine (n,) float32; labels (n,) bool; groups (n,): a technique's candidates. Convex in the weights. Raises
-    ConfigError when no group holds both a match and another pair.
+def log_odds(features: Features, weights: Mapping[str, float]) -> npt.NDArray[np.float32]:
+    """(pairs,) float32: the sum of weight x feature, in float64, over the features that have a weight."""
+    total = sum(weights[name] * features[name].astype(np.float64) for name in weights)
+    return np.asarray(total, dtype=np.float32)
+
+
+def fit_weights(features: Features, labels: npt.NDArray[np.bool_], groups: npt.NDArray) -> dict[str, float]:
+    """Weight of each feature, none negative, that minimise the listwise loss: -log softmax of each match in its group.
+
+    labels (pairs,) bool; groups (pairs,): the technique whose candidates they are. Convex in the weights. Raises ConfigError
+    when no group holds both a match and another pair.
     """
-    features = np.stack([cross, cosine], axis=1).astype(np.float64)
+    matrix = np.stack([features[name] for name in features], axis=1).astype(np.float64)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups[labels])]
     members = [rows for rows in members if labels[rows].any() and not labels[rows].all()]
     if not members:
         raise ConfigError("no technique of the valid side has both a match and another pair among its candidates")
-    scale = features.std(axis=0) + 1e-9  # the two features differ a hundredfold in size
+    scale = matrix.std(axis=0) + 1e-9  # the features differ a hundredfold in size
 
     def loss(weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        total, gradient = 0.0, np.zeros(2)
+        total, gradient = 0.0, np.zeros(len(scale))
         for rows in members:
-            standard = features[rows] / scale
+            standard = matrix[rows] / scale
             scores = standard @ weights
             normalizer = logsumexp(scores)
             hits = labels[rows]
@@ -37,6 +46,6 @@ def fit_weights(
             gradient += share @ standard - standard[hits].mean(axis=0)
         return total / len(members), gradient / len(members)
 
-    found = minimize(loss, np.array([0.1, 1.0]), jac=True, method="L-BFGS-B", bounds=[(0.0, None), (0.0, None)])
-    cross_weight, cosine_weight = (found.x / scale).tolist()
-    return {"cross": cross_weight, "cosine": cosine_weight}
+    start = np.full(len(scale), 0.5)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * len(scale))
+    return dict(zip(features, (found.x / scale).tolist(), strict=True))

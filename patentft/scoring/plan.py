@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,8 +37,3 @@ def swap_pairs(
             other = techniques[int(rng.integers(len(techniques)))]
         others.append((row, other))
     return others
-
-
-def combine(cross_logit: np.ndarray, cosine: np.ndarray, weights: Mapping[str, float]) -> np.ndarray:
-    """log-odds (pairs,) float32 = cross * cross_logit + cosine * cosine, with the weights of those names."""
-    return (weights["cross"] * cross_logit.astype(np.float64) + weights["cosine"] * cosine).astype(np.float32)

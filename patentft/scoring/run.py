@@ -17,16 +17,18 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from patentft import schema, stats
 from patentft.cluster import require
 from patentft.config import Config, ConfigError, runtime
 from patentft.corpus.lookup import match_list, patent_texts, section_texts
+from patentft.corpus.text import technique_text
 from patentft.scoring import calibrate
-from patentft.scoring.combine import fit_weights
-from patentft.scoring.plan import combine, shard_bounds, swap_pairs
+from patentft.scoring.combine import Features, fit_weights, log_odds
+from patentft.scoring.plan import shard_bounds, swap_pairs
 from patentft.scoring.scorer import load_scorer
+from patentft.search.lexical import load as load_lexical
 from patentft.stage import Context, ModelRef, Stage, StageRef
 from patentft.store import StageFolder
 
@@ -47,8 +49,10 @@ class ScoreConfig(Config):
     patent_tokens: int = 224
     cosine_weight: float | None = None
     """Weight of the cosine in the log-odds; unset: what the model's configuration carries."""
+    lexical: StageRef | None = None
+    """A lexical stage whose TF-IDF cosine of the pair becomes a third part of the log-odds; needs weights: fitted."""
     weights: Literal["trained", "fitted"] = "trained"
-    """trained: logit + cosine_weight * cosine. fitted: both weights are fitted listwise on the valid side."""
+    """trained: logit + cosine_weight * cosine. fitted: a weight for each part, fitted listwise on the valid side."""
     calibration: Literal["none", "temperature", "platt", "isotonic"] = "platt"
     """Fitted on the candidates of the valid side, folds grouped by technique. none: no probabilities."""
     calibrator: StageRef | None = None
@@ -64,6 +68,12 @@ class ScoreConfig(Config):
     """Padded tokens of a forward pass. Part of the hash: it moves the last bits of a score."""
     max_restarts: int = runtime(5)
     """How often a dead actor is started again."""
+
+    @model_validator(mode="after")
+    def _lexical_needs_a_weight(self) -> ScoreConfig:
+        if self.lexical is not None and self.weights == "trained":
+            raise ValueError("lexical has no trained weight: set weights: fitted, or leave lexical out")
+        return self
 
 
 def run(config: ScoreConfig, context: Context) -> dict[str, Any]:
@@ -209,34 +219,44 @@ def _swaps(config: ScoreConfig, context: Context, candidates: pa.Table) -> list[
 
 def _finish(config: ScoreConfig, context: Context, logits: pa.Table) -> dict[str, Any]:
     """Weights, calibration, SCORES; what the manifest says of them."""
-    cross, cosine = logits["cross_logit"].to_numpy(), logits["cosine"].to_numpy()
     roles = np.array(logits["role"].to_pylist())
-    techniques = np.array(logits["technique_id"].to_pylist())
+    technique_ids, patent_ids = logits["technique_id"].to_pylist(), logits["patent_id"].to_pylist()
     matched = set(match_list(context.input(config.data)))
-    labels = np.array(
-        [
-            pair in matched
-            for pair in zip(logits["technique_id"].to_pylist(), logits["patent_id"].to_pylist(), strict=True)
-        ]
-    )
-    valid = roles == "valid"
-    fitted = _fitted(config, context, cross, cosine, techniques, labels, valid)
-    log_odds = combine(cross, cosine, fitted["weights"])
+    labels = np.array([pair in matched for pair in zip(technique_ids, patent_ids, strict=True)])
+    features = {"cross": logits["cross_logit"].to_numpy(), "cosine": logits["cosine"].to_numpy()}
+    if config.lexical is not None:
+        features["lexical"] = _lexical(config, context, technique_ids, patent_ids)
+    fitted = _fitted(config, context, features, np.array(technique_ids), labels, roles == "valid")
+    odds = log_odds(features, fitted["weights"])
     calibrator = calibrate.Calibrator.from_dict(fitted["calibrator"]) if fitted["calibrator"] else None
-    probability = calibrator.apply(log_odds).astype(np.float32) if calibrator else None
+    probability = calibrator.apply(odds).astype(np.float32) if calibrator else None
     context.folder.write_file("calibration.json", json.dumps(fitted, indent=1).encode())
     columns = {name: logits[name] for name in ("technique_id", "patent_id", "role", "cosine", "cross_logit")}
-    columns["log_odds"] = pa.array(log_odds)
-    columns["probability"] = pa.nulls(len(log_odds), pa.float32()) if probability is None else pa.array(probability)
-    context.folder.write_part("scores", 0, pa.table(columns, schema=schema.SCORES))
+    nulls = pa.nulls(len(odds), pa.float32())
+    columns["lexical"] = pa.array(features["lexical"]) if "lexical" in features else nulls
+    columns["log_odds"] = pa.array(odds)
+    columns["probability"] = nulls if probability is None else pa.array(probability)
+    ordered = {name: columns[name] for name in schema.SCORES.names}
+    context.folder.write_part("scores", 0, pa.table(ordered, schema=schema.SCORES))
     return fitted
+
+
+def _lexical(config: ScoreConfig, context: Context, technique_ids: list[str], patent_ids: list[str]) -> np.ndarray:
+    """(pairs,) float32: TF-IDF cosine of the whole section and the patent."""
+    assert config.lexical is not None
+    data = context.input(config.data)
+    patents = patent_texts(data, config.text, patent_ids)
+    table = data.read("techniques")
+    sections = dict(zip(table["technique_id"].to_pylist(), technique_text(table), strict=True))
+    return load_lexical(context.input(config.lexical)).pair_cosines(
+        [sections[identity] for identity in technique_ids], [patents[identity] for identity in patent_ids]
+    )
 
 
 def _fitted(
     config: ScoreConfig,
     context: Context,
-    cross: np.ndarray,
-    cosine: np.ndarray,
+    features: Features,
     techniques: np.ndarray,
     labels: np.ndarray,
     valid: np.ndarray,
@@ -244,22 +264,24 @@ def _fitted(
     """{weights, calibrator, threshold, ...}: fitted on the valid side, or taken from `config.calibrator`."""
     if config.calibrator is not None:
         return json.loads(context.input(config.calibrator).read_file("calibration.json"))
-    weights = {"cross": 1.0, "cosine": _cosine_weight(config, context)}
     known = int(labels[valid].sum())
     if (config.weights == "fitted" or config.calibration != "none") and not known:
         raise ConfigError(
             f"stage {context.folder.name}: the candidates of the valid side hold no known match, so nothing can be fitted; "
             f"set calibration: none and weights: trained, or name a finished score stage in `calibrator`, or raise top_k"
         )
+    held_out = {name: values[valid] for name, values in features.items()}
     if config.weights == "fitted":
-        weights = fit_weights(cross[valid], cosine[valid], labels[valid], techniques[valid])
+        weights = fit_weights(held_out, labels[valid], techniques[valid])
+    else:
+        weights = {"cross": 1.0, "cosine": _cosine_weight(config, context)}
     fitted: dict[str, Any] = {"weights": weights, "calibrator": None, "threshold": None}
     if config.calibration == "none":
         return fitted
-    log_odds = combine(cross[valid], cosine[valid], weights)
+    odds = log_odds(held_out, weights)
     try:
-        checked = calibrate.cross_fit(config.calibration, log_odds, labels[valid], techniques[valid], seed=config.seed)
-        calibrator = calibrate.fit(config.calibration, log_odds, labels[valid])
+        checked = calibrate.cross_fit(config.calibration, odds, labels[valid], techniques[valid], seed=config.seed)
+        calibrator = calibrate.fit(config.calibration, odds, labels[valid])
     except ValueError as error:
         raise ConfigError(f"stage {context.folder.name}: calibration {config.calibration!r}: {error}") from error
     threshold, f1 = stats.best_f1_threshold(checked.probabilities, labels[valid])

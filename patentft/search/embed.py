@@ -182,7 +182,7 @@ def cut_texts(
     capacity = max_tokens - template.num_tokens
     if capacity < 1 or (long_text == "chunks" and capacity <= overlap):
         raise ConfigError(
-            f"max_tokens {max_tokens} leaves {capacity} for text beside the specials and prefix ({template.num_tokens}), "
+            f"max_tokens {max_tokens} leaves {capacity} for text beside specials and prefix ({template.num_tokens}), "
             f"and chunks overlap by {overlap}: raise max_tokens or lower overlap_tokens"
         )
     ids, text, chunk, start_char, end_char = [], [], [], [], []

@@ -339,8 +339,8 @@ class _TopK:
     def add(self, scores: torch.Tensor, positions: Ints) -> None:
         """scores: (rows, B) contiguous fp32. positions: (B,), above all positions added before."""
         swig_ptr = self._faiss.swig_ptr
-        width = scores.shape[1]
-        self._heap.heaps.addn_with_ids(width, swig_ptr(scores.numpy()), swig_ptr(-positions - 2), 0, 0, len(scores))
+        values, ids = scores.numpy(), -positions - 2  # named: FAISS gets bare pointers, which keep nothing alive
+        self._heap.heaps.addn_with_ids(values.shape[1], swig_ptr(values), swig_ptr(ids), 0, 0, len(values))
 
     def positions(self) -> Ints:
         """(rows, k), unsorted, -1 where empty."""

@@ -337,6 +337,8 @@ _FIELD = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_si
 def test_good_rows_read_back_equal_whatever_they_hold(
     tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], delimiter: str, quoting: Any, line_end: str
 ) -> None:
+    # Python's writer leaves a lone \r without quotes when lines end in \n: a reader cannot tell it from a line's end
+    assume(quoting == csv.QUOTE_ALL or line_end == "\r\n" or not any("\r" in field for row in rows for field in row))
     file = tmp_path_factory.getbasetemp() / "any.csv"
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator=line_end)

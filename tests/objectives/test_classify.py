@@ -42,7 +42,11 @@ def test_loss_equals_the_slow_reference():
     label = [1, 0, 0, 1, 0, 1, 0, 1, 0]
     logits = rng.normal(size=9) * 3
     total, weight, _ = group_loss(
-        torch.tensor(logits), torch.tensor(label, dtype=torch.float64), torch.tensor(group), torch.ones(9).double(), config
+        torch.tensor(logits),
+        torch.tensor(label, dtype=torch.float64),
+        torch.tensor(group),
+        torch.ones(9).double(),
+        config,
     )
     assert float(total) == pytest.approx(slow_loss(logits, label, group, config), rel=1e-9)
     assert float(weight) == 3
@@ -88,7 +92,9 @@ def test_padding_does_not_move_a_logit(tiny, tokenizer):
     config = ClassifyConfig()
     module = PairScorer(classify.build(tiny, config, 0.0), config).eval()
     torch.nn.init.normal_(classify.head(module.classifier).weight)
-    texts = _texts(["catalyst bed", "a long section about dust " * 8], ["a filter", "water pump"], group=[0, 1], label=[1, 1])
+    texts = _texts(
+        ["catalyst bed", "a long section about dust " * 8], ["a filter", "water pump"], group=[0, 1], label=[1, 1]
+    )
     encoded, _ = classify.encode(texts, tokenizer, config)
     units = classify.units(encoded, config, 0, 0)
     together = module(classify.collate(encoded, units, 0))
@@ -111,7 +117,10 @@ def test_metrics_do_not_depend_on_batches():
             "weight": np.array([float(len(groups))]),
         }
 
-    whole, split = classify.metrics([part([0, 1, 2, 3])], config), classify.metrics([part([0]), part([1, 2, 3])], config)
+    whole, split = (
+        classify.metrics([part([0, 1, 2, 3])], config),
+        classify.metrics([part([0]), part([1, 2, 3])], config),
+    )
     assert whole == pytest.approx(split)
 
 

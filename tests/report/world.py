@@ -12,6 +12,7 @@ import pyarrow as pa
 from scipy.stats import rankdata
 
 from patentft import schema
+from patentft.config import build as build_config
 from patentft.location import Location
 from patentft.progress import Progress
 from patentft.report.run import ReportConfig
@@ -105,7 +106,7 @@ def build(world: World) -> tuple[ReportConfig, Context]:
             if made is not None:
                 names[kind].append(made.name)
                 stages[made.name] = made
-    config = ReportConfig(data="corpus", title=world.title, bootstrap_resamples=200, **names)
+    config = build_config(ReportConfig, {"data": "corpus", "title": world.title, "bootstrap_resamples": 100, **names})
     folder = open_stage(Location(world.root / "report"), "report", {}, {})
     return config, Context(folder, inputs=stages, progress=Progress(quiet=True))
 

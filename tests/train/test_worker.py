@@ -53,7 +53,9 @@ def config(objective: str = "classify", **changes) -> TrainConfig:
     return build(TrainConfig, {**values, **changes})
 
 
-def run(folder: str, tiny: str, settings: TrainConfig, rank: int = 0, world: int = 1, latest: str | None = None) -> None:
+def run(
+    folder: str, tiny: str, settings: TrainConfig, rank: int = 0, world: int = 1, latest: str | None = None
+) -> None:
     """Train and keep every checkpoint as <folder>/<step>; runs in spawned processes too."""
     from transformers import AutoTokenizer
 
