@@ -50,7 +50,7 @@ def connection(config: ClusterConfig, progress: Progress):
                 len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
             )
             store = int(config.object_store_gib * 2**30) if config.object_store_gib else None
-            ray.init(address="local", num_cpus=cores, object_store_memory=store, include_dashboard=False, **common)
+            ray.init(address="local", num_cpus=cores, object_store_memory=store, include_dashboard=True, **common)
         else:
             ray.init(address=address, **common)
     except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:

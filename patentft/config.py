@@ -63,7 +63,7 @@ def _explain(cls: type[Config], error: ValidationError, source: str) -> str:
         elif problem["type"] == "missing":
             lines.append(f"  {path}: required, but not set")
         elif problem["type"] == "value_error":  # one of our validators: its message says what was given
-            lines.append(f"  {path}: {problem['ctx']['error']}")
+            lines.append(f"  {path}: {problem.get('ctx', {}).get('error', problem['msg'])}")
         else:
             lines.append(f"  {path}: {problem['msg']} (got {_shortened(repr(problem['input']))})")
     head = f"{source}: " if source else ""

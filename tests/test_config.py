@@ -25,7 +25,6 @@ from patentft.config import (
     to_yaml,
 )
 
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

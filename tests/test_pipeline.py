@@ -273,16 +273,8 @@ def test_a_default_reference_counts_like_a_given_one() -> None:
 
 
 def test_overrides_reach_every_member_of_a_family(tmp_path: Path) -> None:
-    found = loaded(
-        tmp_path,
-        [
-            "encoder.epochs=7",
-            "split.each.fold=[0, 2]",
-            "encoder.each.fold=[0, 2]",
-            "vectors.each.fold=[2]",
-            "report.models=[]",
-        ],
-    )
+    folds = [f"{name}.each.fold=[0, 2]" for name in ("split", "encoder", "vectors")]
+    found = loaded(tmp_path, ["encoder.epochs=7", *folds, "report.models=[]"])
     assert [step.name for step in found.steps if step.name.startswith("encoder")] == ["encoder-0", "encoder-2"]
     assert {config_of(found, name).epochs for name in ("encoder-0", "encoder-2")} == {7}
 

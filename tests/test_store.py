@@ -576,12 +576,14 @@ def test_what_another_process_commits_is_seen_at_once(shared: Location) -> None:
     folder = opened(shared)
     assert folder.missing_parts("matches", 2) == [0, 1]  # whatever listing a client keeps, it has now
     assert (folder.location / "matches").names() == []
+    assert folder.location.names() == ["stage.json"]
     assert folder.location.sizes().keys() == {"stage.json"}
     with child(shared, "opened(place).write_part('matches', 1, rows(1)); stop_here()") as process:
         wait(process)
         assert folder.has_part("matches", 1)
         assert folder.missing_parts("matches", 2) == [0]
         assert (folder.location / "matches").names() == ["part-00001.parquet"]
+        assert folder.location.names() == ["ledger", "matches", "stage.json"]
         assert "matches/part-00001.parquet" in folder.location.sizes()
         release(process)
     assert json.loads((folder.location / "ledger" / "matches-00001.json").read_bytes())["rows"] == 3

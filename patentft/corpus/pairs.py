@@ -40,6 +40,8 @@ class PairsConfig(Config):
     """Negatives per match drawn from the near misses."""
     near_pool: int = Field(default=50, ge=1)
     """The near misses: the allowed patents with the highest cosines, this many."""
+    max_groups: int | None = Field(default=None, ge=1)
+    """At most this many matches of the train side, drawn evenly; null: all. Negatives still come from all patents."""
     seed: int = Field(default=0, ge=0)
 
 
@@ -95,7 +97,10 @@ def training_pairs(
         matched: dict[str, list[str]] = {}
         for technique_id, patent_id in known:
             matched.setdefault(technique_id, []).append(patent_id)
+        kept = _kept(known, config) if side == "train" else set(known)
         for technique_id in sorted(matched):
+            if not any((technique_id, patent_id) in kept for patent_id in matched[technique_id]):
+                continue
             cosines, best_chunk = _cosines(techniques.vectors[chunks[technique_id]], patents.vectors, rows, pool)
             near_to_it = similar.get(technique_id, set()) | {technique_id}
             allowed = np.array([not (own[patent_id] & near_to_it) for patent_id in pool])
@@ -107,6 +112,8 @@ def training_pairs(
                 )
             near = candidates[np.argsort(-cosines[candidates], kind="stable")][: config.near_pool]
             for patent_id in sorted(matched[technique_id]):
+                if (technique_id, patent_id) not in kept:
+                    continue
                 rng = np.random.default_rng([config.seed, group])
                 chosen = _draw(rng, near, config.negatives_near, exclude=set())
                 chosen += _draw(rng, candidates, config.negatives_random, exclude=set(chosen))
@@ -115,6 +122,14 @@ def training_pairs(
                         group, technique_id, pool[index], label, float(cosines[index]), int(best_chunk[index]), side
                     )
                 group += 1
+
+
+def _kept(known: list[tuple[str, str]], config: PairsConfig) -> set[tuple[str, str]]:
+    if config.max_groups is None or len(known) <= config.max_groups:
+        return set(known)
+    ordered = sorted(known)
+    rng = np.random.default_rng([config.seed, len(ordered)])
+    return {ordered[index] for index in rng.choice(len(ordered), config.max_groups, replace=False)}
 
 
 def _draw(rng: np.random.Generator, options: npt.NDArray[np.int64], count: int, exclude: set[int]) -> list[int]:

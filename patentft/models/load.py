@@ -144,7 +144,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _is_adapter(folder: Path) -> bool:
-    """Whether the folder is a PEFT adapter: as in transformers, adapter_config.json says so, whatever lies beside it."""
+    """Whether the folder is a PEFT adapter: as in transformers, adapter_config.json says so, whatever is beside it."""
     return (folder / "adapter_config.json").is_file()
 
 

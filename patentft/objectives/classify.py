@@ -1,7 +1,7 @@
-"""Cross-encoder classification of (technique, patent) pairs: log-odds = head(section, patent) + a * cosine.
+"""Cross-encoder classification of (technique, patent) pairs: log-odds = head(section, patent) + a * (cosine - c).
 
 The way of a pair: [CLS] title. best-matching chunk of the section [SEP] patent [SEP] -> encoder -> one logit, to which
-`cosine_weight` times the prefilter's cosine is added. The head starts at zero, so before the first step the ranking is
+`cosine_weight` times the prefilter's cosine, less a constant, is added. The head starts at zero, so before the first step the ranking is
 the cosine's, and training can only move away from it where that lowers the loss. Cost: one forward of at most
 `max_tokens` for each pair.
 
@@ -43,6 +43,8 @@ class ClassifyConfig(Config):
     """Weight of the binary loss over single pairs."""
     cosine_weight: float = 20.0
     """Where the learned weight of the cosine starts; 0 trains the cross-encoder alone, and keeps it so."""
+    cosine_center: float = 0.5
+    """The cosine that counts as even odds: log-odds = logit + cosine_weight * (cosine - cosine_center)."""
     cosine_lr: float = 0.0
     """Learning rate of that weight; 0 keeps it at its start."""
 
@@ -152,6 +154,7 @@ class PairScorer(nn.Module):
         self.classifier = classifier
         learned = config.cosine_lr > 0
         self.cosine_weight = nn.Parameter(torch.tensor(float(config.cosine_weight)), requires_grad=learned)
+        self.cosine_center = config.cosine_center
 
     def cross_logits(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The cross-encoder's part alone, (B,) float32."""
@@ -159,7 +162,7 @@ class PairScorer(nn.Module):
         return self.classifier(**inputs).logits.squeeze(-1).float()
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return self.cross_logits(batch) + self.cosine_weight * batch["cosine"]
+        return self.cross_logits(batch) + self.cosine_weight * (batch["cosine"] - self.cosine_center)
 
 
 def wrap(backbone: nn.Module, config: ClassifyConfig) -> nn.Module:

@@ -1,7 +1,7 @@
 """From ranks and scores to every figure of the report: pure functions of tables, no files, no Ray, no matplotlib.
 
 1. `Rows` puts a table of all folds side by side, ids as integer codes; `label` marks the known matches.
-2. The same rows, three systems: a search stage's RANKS say where every known match stands among *all* pairs, so
+2. The same rows, every system: RANKS of a search (or of TF-IDF, which needs no training) say where every known match stands among *all* pairs, so
    recall@k, MRR and within-technique AUC of a cosine follow exactly. `rerank` derives the scorer's ranks from the same
    rows: what was scored stands first, by log-odds; the rest keeps the order of the search that chose the candidates.
 3. The scored pairs alone: pooled and within-group AUC, precision, calibration, ablations, the section swap.
@@ -23,7 +23,18 @@ from scipy.special import expit
 
 from patentft import stats
 from patentft.config import ConfigError
-from patentft.report.metrics import ABLATION_STEPS, KEYS, SCORES, STEPS, SYSTEMS, Metrics, Value, describe
+from patentft.report.metrics import (
+    ABLATION_STEPS,
+    FEATURES,
+    KEYS,
+    LEXICAL_STEPS,
+    PARTS,
+    STEPS,
+    SYSTEMS,
+    Metrics,
+    Value,
+    describe,
+)
 from patentft.report.ranks import (
     PATENT_KS,
     TECHNIQUE_KS,
@@ -50,13 +61,17 @@ class Fold:
     """One technique split: the tables of its stages, already restricted to the evaluated side of the split."""
 
     ranks: Mapping[str, pa.Table]
-    """System (untrained, encoder) -> RANKS."""
+    """System (lexical, untrained, encoder) -> RANKS."""
     scores: pa.Table
     valid: pa.Table
     """SCORES of the valid side: a threshold is chosen here when the score stage names none."""
     swaps: pa.Table
     threshold: float | None
     """P(yes) from which the score stage says yes."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Part of the score (FEATURES) -> weight in the log-odds."""
+    ablation_weights: Mapping[frozenset[str], Mapping[str, float]] = field(default_factory=dict)
+    """Some of the parts -> their weights when fitted without the others."""
 
 
 @dataclass
@@ -83,7 +98,7 @@ def evaluate(
     pair_tables = [t for fold in folds for t in (*fold.ranks.values(), fold.scores, fold.valid, fold.swaps)]
     ids = Ids.of(pair_tables)
     keys = ids.match_keys(matches)
-    scored = Rows.of([fold.scores for fold in folds], ids, ["cosine", "cross_logit", "log_odds", "probability"])
+    scored = Rows.of([fold.scores for fold in folds], ids, [*FEATURES.values(), "log_odds", "probability"])
     result = Evaluation(Metrics(num_folds=len(folds)))
     base = _systems(result, folds, ids, scored, num_resamples, seed)
     _candidate_recall(result, base, top_k)
@@ -91,12 +106,12 @@ def evaluate(
     _scored_pairs(result, scored, labels, num_resamples, seed)
     _decisions(result, folds, scored, labels, keys, num_resamples, seed)
     _calibration(result, scored, labels)
-    _ablations(result, scored, labels, num_resamples, seed)
+    _ablations(result, folds, scored, labels, num_resamples, seed)
     _section_swap(result, folds, ids, keys, num_resamples, seed)
     return result
 
 
-# ---- the same rows, three systems
+# ---- the same rows, every system
 
 
 def _systems(
@@ -105,11 +120,11 @@ def _systems(
     """Metrics and paired differences of all systems in both directions; returns the ranks of the searches."""
     m = result.metrics
     columns = ["cosine", "rank_in_technique", "num_patents", "rank_in_patent", "num_techniques"]
-    searches = [name for name in ("untrained", "encoder") if all(name in fold.ranks for fold in folds)]
+    searches = [name for name in SYSTEMS if all(name in fold.ranks for fold in folds)]
     base = {name: Rows.of([fold.ranks[name] for fold in folds], ids, columns) for name in searches}
-    if len(searches) == 2:
-        _check_same_rows(base)
     last = base[searches[-1]]  # the search whose candidates were scored
+    for name in searches[:-1]:
+        _check_same_rows(name, base[name], searches[-1], last)
     result.systems = [*searches, "scorer"]
     m["num_techniques"], m["num_patents"] = np.unique(last.by_technique).size, np.unique(last.by_patent).size
     m["num_matches"] = len(last)
@@ -124,18 +139,17 @@ def _systems(
     return base
 
 
-def _check_same_rows(base: Mapping[str, Rows]) -> None:
-    a, b = base["untrained"], base["encoder"]
+def _check_same_rows(name: str, a: Rows, other: str, b: Rows) -> None:
     only_a, only_b = np.setdiff1d(a.key, b.key).size, np.setdiff1d(b.key, a.key).size
     if only_a or only_b or len(a) != len(b):
         raise ConfigError(
-            f"the untrained and the fine-tuned search ranked different known matches ({only_a} only in the first, "
-            f"{only_b} only in the second): give both the same corpus, roles and sides of the split"
+            f"{SYSTEMS[name]} and {SYSTEMS[other]} ranked different known matches ({only_a} only in the first, "
+            f"{only_b} only in the second): give both stages the same corpus, roles and sides of the split"
         )
     for pool in ("num_patents", "num_techniques"):
         if not np.array_equal(a[pool], b[pool]):
             raise ConfigError(
-                f"the untrained and the fine-tuned search differ in {pool}: search the same pool with both"
+                f"{SYSTEMS[name]} and {SYSTEMS[other]} differ in {pool}: search the same pool with both"
             )
 
 
@@ -152,7 +166,7 @@ def _side(
     ks = TECHNIQUE_KS if side == "technique" else PATENT_KS
     names = [f"recall_at_{k}" for k in ks] + ["mrr"] + ["auc"] * (side == "technique")
     trivial = {f"recall_at_{k}" for k in ks if k >= pool}
-    steps = [(a, b) for a, b in STEPS if a in result.systems and b in result.systems]
+    steps = [(a, b) for a, b in (*STEPS, *LEXICAL_STEPS) if a in result.systems and b in result.systems]
     for name in names:
         reason = None
         if table is None:
@@ -434,33 +448,64 @@ def _calibration(result: Evaluation, scored: Rows, labels: NDArray[np.bool_]) ->
         result.reliability[when] = stats.reliability_bins(p, labels, BINS)
 
 
-def _ablations(result: Evaluation, scored: Rows, labels: NDArray[np.bool_], resamples: int, seed: int) -> None:
-    """Cosine only, cross-encoder only and combined, on the scored pairs of techniques that have both classes there."""
+def _parts(folds: Sequence[Fold], scored: Rows) -> dict[str, Floats]:
+    """Name in PARTS -> score (n,) by these parts alone, where every fold has it.
+
+    A single part is its column: a weight, never negative, would not change the order. Two parts together have the
+    weights that each fold fitted for these two.
+    """
+    found: dict[str, Floats] = {}
+    for name, features in PARTS.items():
+        columns = {feature: scored[FEATURES[feature]] for feature in features}
+        if name == "combined":
+            found[name] = scored["log_odds"]
+        elif "lexical" in columns and (not len(scored) or np.isnan(columns["lexical"]).any()):
+            continue  # the scorer does not use it
+        elif len(features) == 1:
+            found[name] = columns[features[0]]
+        elif all(frozenset(features) in fold.ablation_weights for fold in folds):
+            total = np.zeros(len(scored))
+            for feature, column in columns.items():
+                weight = np.array([fold.ablation_weights[frozenset(features)][feature] for fold in folds])
+                total += weight[scored.fold] * column
+            found[name] = total
+    return found
+
+
+def _ablations(
+    result: Evaluation, folds: Sequence[Fold], scored: Rows, labels: NDArray[np.bool_], resamples: int, seed: int
+) -> None:
+    """Each part of the score, two together and combined, on the scored pairs of techniques with both classes there."""
     m = result.metrics
+    for i, fold in enumerate(folds):
+        for feature, weight in fold.weights.items():
+            m[f"fold{i}.weight.{feature}"] = weight
+    parts = _parts(folds, scored)
+    steps = [(a, b) for a, b in ABLATION_STEPS if a in parts and b in parts]
     codes = np.unique(scored.by_technique, return_inverse=True)[1]
     positives, sizes = np.bincount(codes, labels), np.bincount(codes)
     used = ((positives > 0) & (positives < sizes))[codes] if len(scored) else np.zeros(0, np.bool_)
     if not used.any():
         reason = "no technique has both a known match and another pair among its scored pairs"
         for metric in ("auc", "mrr"):
-            for name in SCORES:
+            for name in parts:
                 m.undefined(f"ablation.{name}.{metric}", reason)
-            for a, b in ABLATION_STEPS:
+            for a, b in steps:
                 m.undefined(f"ablation.difference.{a}_minus_{b}.{metric}", reason)
         return
     groups, y = scored.by_technique[used], labels[used]
     first = np.unique(groups, return_index=True)[1]
     cluster = scored.technique[used][first]
     values: dict[tuple[str, str], Floats] = {}
-    for name, column in SCORES.items():
-        x = scored[column][used]
+    for name, score in parts.items():
+        x = score[used]
         values[name, "auc"] = stats.grouped_auc(x, y, groups).auc
         ranks = np.ceil(mean_ranks(x, groups)).astype(np.int64)
         values[name, "mrr"] = stats.reciprocal_rank(ranks[y], groups[y])
     for metric in ("auc", "mrr"):
-        for name in SCORES:
+        for name in parts:
             _mean(m, f"ablation.{name}.{metric}", values[name, metric], cluster, resamples, seed)
-        for a, b in ABLATION_STEPS:
+        for a, b in steps:
             key = f"ablation.difference.{a}_minus_{b}.{metric}"
             _paired(m, key, values[a, metric], values[b, metric], cluster, resamples, seed)
 

@@ -32,11 +32,13 @@ COLOURS = {
     "series-1": "#0a0b11",
     "series-2": "#0a0b12",
     "series-3": "#0a0b13",
+    "series-4": "#0a0b14",
 }
 """CSS variable -> the stand-in that matplotlib draws with."""
 INK, MUTED, RULE = (COLOURS[name] for name in ("ink", "muted", "rule"))
-SERIES = tuple(COLOURS[f"series-{i}"] for i in (1, 2, 3))
-MARKERS = ("o", "s", "D")  # shape as well as colour tells the series apart
+SERIES = tuple(COLOURS[f"series-{i}"] for i in (1, 2, 3, 4))
+MARKERS = ("^", "o", "s", "D")  # shape as well as colour tells the series apart
+GREY, BLUE, ORANGE = 1, 2, 3  # places in SERIES: of a system as in SYSTEMS, so that each keeps its colour throughout
 _RC: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a stage may be called "$x$"
@@ -67,7 +69,7 @@ class Dot:
     """A point with its interval, for `dots`; `low` and `high` are None where there is no interval."""
 
     row: str
-    series: int
+    series: int  # place in SERIES
     value: float
     low: float | None
     high: float | None
@@ -101,17 +103,20 @@ def _legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, **style)
 
 
-def dots(points: Sequence[Dot], series: Sequence[str], label: str, alt: str, name: str, zero: bool = False) -> str:
-    """Rows of dots with their intervals, up to three series side by side; `zero` draws the line of no difference."""
+def dots(points: Sequence[Dot], series: Mapping[int, str], label: str, alt: str, name: str, zero: bool = False) -> str:
+    """Rows of dots with their intervals, the series (place in SERIES -> label) side by side in the given order.
+
+    `zero` draws the line of no difference.
+    """
     rows = list(dict.fromkeys(point.row for point in points))
-    used = sorted({point.series for point in points})
+    used = [index for index in series if any(point.series == index for point in points)]
     with rc_context(_RC):
         figure, axes = _figure(0.95 + (0.12 + 0.16 * len(used)) * len(rows))
         if zero:
             axes.axvline(0, color=INK, linewidth=0.9)
         for order, index in enumerate(used):
             own = [point for point in points if point.series == index]
-            y = [rows.index(point.row) + (order - (len(used) - 1) / 2) * 0.24 for point in own]
+            y = [rows.index(point.row) + (order - (len(used) - 1) / 2) * min(0.24, 0.72 / len(used)) for point in own]
             colour = SERIES[index]
             for at, point in zip(y, own, strict=True):
                 if point.low is not None and point.high is not None:
@@ -124,7 +129,8 @@ def dots(points: Sequence[Dot], series: Sequence[str], label: str, alt: str, nam
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(label)
-        _legend(figure, axes, 3 if sum(map(len, series)) < 45 else 1)
+        words = [series[index] for index in used]
+        _legend(figure, axes, 3 if sum(map(len, words)) < 45 else 2 if max(map(len, words)) < 26 else 1)
     return render(figure, alt, name)
 
 
@@ -132,8 +138,9 @@ def recall_curve(curves: Mapping[str, tuple[Floats, Floats]], top_k: int | None,
     """Share of known matches among the first k of their technique, by k (log scale)."""
     with rc_context(_RC):
         figure, axes = _figure(3.0)
-        for index, (system, (ks, share)) in enumerate(curves.items()):
-            axes.plot(ks, share, color=SERIES[index], linewidth=1.6, label=SYSTEMS[system], drawstyle="steps-post")
+        for system, (ks, share) in curves.items():
+            colour = SERIES[list(SYSTEMS).index(system)]
+            axes.plot(ks, share, color=colour, linewidth=1.6, label=SYSTEMS[system], drawstyle="steps-post")
         if top_k:
             axes.axvline(top_k, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label=f"candidates kept: {top_k:,}")
         axes.set_xscale("log")
@@ -148,8 +155,8 @@ def curve(band: Band, kind: str, prevalence: float | None, alt: str, name: str) 
     """A ROC or precision-recall curve with its band. `kind`: roc or precision_recall."""
     with rc_context(_RC):
         figure, axes = _figure(3.1)
-        axes.fill_between(band.x, band.low, band.high, color=SERIES[2], alpha=0.2, linewidth=0, label="95 % interval")
-        axes.plot(band.x, band.y, color=SERIES[2], linewidth=1.7, label="scorer")
+        axes.fill_between(band.x, band.low, band.high, color=SERIES[ORANGE], alpha=0.2, linewidth=0, label="95 % interval")
+        axes.plot(band.x, band.y, color=SERIES[ORANGE], linewidth=1.7, label="scorer")
         if kind == "roc":
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="chance")
             axes.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -169,7 +176,7 @@ def reliability(bins: Mapping[str, ReliabilityBins], alt: str, name: str) -> str
         figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
         axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="perfect")
-        for when, index, offset in (("before", 0, -0.011), ("after", 2, 0.011)):
+        for when, index, offset in (("before", GREY, -0.011), ("after", ORANGE, 0.011)):
             if when not in bins:
                 continue
             found = bins[when]
@@ -195,11 +202,11 @@ def swap(drop: Floats, labels: NDArray[np.bool_], alt: str, name: str) -> str:
         figure, axes = _figure(2.6)
         low, high = min(0.0, float(drop.min())), max(0.0, float(drop.max()))
         edges = np.linspace(low, high if high > low else low + 1, 31)
-        for index, (mask, label) in enumerate(((~labels, "other pairs"), (labels, "known matches"))):
+        for index, mask, label in ((GREY, ~labels, "other pairs"), (ORANGE, labels, "known matches")):
             if mask.any():
                 heights = np.histogram(drop[mask], edges)[0] / mask.sum()
-                axes.stairs(heights, edges, color=SERIES[2 * index], fill=True, alpha=0.3)
-                axes.stairs(heights, edges, color=SERIES[2 * index], linewidth=1.4, label=f"{label} ({mask.sum():,})")
+                axes.stairs(heights, edges, color=SERIES[index], fill=True, alpha=0.3)
+                axes.stairs(heights, edges, color=SERIES[index], linewidth=1.4, label=f"{label} ({mask.sum():,})")
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set(xlabel="log-odds with the own section, less with another's", ylabel="share of pairs")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -211,7 +218,7 @@ def bars(values: Mapping[str, float], label: str, alt: str, name: str) -> str:
     """Horizontal bars with their values written at the end (seconds per stage)."""
     with rc_context(_RC):
         figure, axes = _figure(0.6 + 0.24 * len(values))
-        axes.barh(range(len(values)), list(values.values()), color=SERIES[1], height=0.62)
+        axes.barh(range(len(values)), list(values.values()), color=SERIES[BLUE], height=0.62)
         for at, value in enumerate(values.values()):
             axes.annotate(f"{value:,.1f}", (value, at), xytext=(3, 0), textcoords="offset points", va="center")
         axes.set_yticks(range(len(values)), list(values))

@@ -10,11 +10,36 @@ from patentft import stats
 
 Value = float | int | str | bool | None
 
-SYSTEMS = {"untrained": "Untrained cosine", "encoder": "Fine-tuned encoder", "scorer": "Scorer"}
+SYSTEMS = {
+    "lexical": "TF-IDF (no training)",
+    "untrained": "Untrained cosine",
+    "encoder": "Fine-tuned encoder",
+    "scorer": "Scorer",
+}
 STEPS = (("encoder", "untrained"), ("scorer", "encoder"), ("scorer", "untrained"))
-SCORES = {"cosine": "cosine", "cross_encoder": "cross_logit", "combined": "log_odds"}
-"""Ablations: name -> column of SCORES."""
-ABLATION_STEPS = (("cross_encoder", "cosine"), ("combined", "cosine"), ("combined", "cross_encoder"))
+LEXICAL_STEPS = (("scorer", "lexical"), ("encoder", "lexical"))
+"""Shown beside the steps: what training gains over word overlap alone."""
+FEATURES = {"cross": "cross_logit", "cosine": "cosine", "lexical": "lexical"}
+"""The scorer's parts, as a score stage's weights call them -> column of SCORES."""
+PARTS = {
+    "lexical": ("lexical",),
+    "cosine": ("cosine",),
+    "cross_encoder": ("cross",),
+    "cosine_and_lexical": ("cosine", "lexical"),
+    "cross_encoder_and_lexical": ("cross", "lexical"),
+    "cross_encoder_and_cosine": ("cross", "cosine"),
+    "combined": ("cross", "cosine", "lexical"),
+}
+"""Ablations: name -> the parts of the score; combined is the scorer itself, whichever parts it has."""
+ABLATION_STEPS = (
+    ("combined", "cosine_and_lexical"),
+    ("combined", "cross_encoder_and_lexical"),
+    ("combined", "cross_encoder_and_cosine"),
+    ("combined", "lexical"),
+    ("combined", "cosine"),
+    ("combined", "cross_encoder"),
+    ("cross_encoder", "cosine"),
+)
 ABOVE, UNCLEAR, BELOW = "above 0", "not distinguishable from 0", "below 0"
 
 KEYS = {
@@ -66,9 +91,14 @@ KEYS = {
     ),
     "fold{i}.scored.{figure}": "the same figure of the scored pairs in one fold",
     "ablation.{score}.{metric}": (
-        "on the scored pairs, ranked by one part of the score: mean over techniques with both classes"
+        "on the scored pairs, ranked by some parts of the score, two parts with weights fitted for these two: mean over "
+        "techniques with both classes"
     ),
-    "ablation.difference.{parts}.{metric}": "paired difference of two parts of the score, bootstrap over techniques",
+    "ablation.difference.{parts}.{metric}": (
+        "paired difference of two such rankings: combined minus some parts is what the others add; bootstrap over "
+        "techniques"
+    ),
+    "fold{i}.weight.{feature}": "the fold's weight of a part in the log-odds; the parts differ in scale",
     "swap.num_pairs": "pairs scored again with another technique's section text",
     "swap.mean_absolute": "mean absolute change of the cross-encoder's log-odds when the section is swapped",
     "swap.share_moved": "share of pairs whose log-odds moved by more than .001",
@@ -99,8 +129,9 @@ SUFFIXES = {
 _NAMES = {
     "what": "techniques|patents",
     "system": "|".join(SYSTEMS),
-    "score": "|".join(SCORES),
-    "step": "|".join(f"{a}_minus_{b}" for a, b in STEPS),
+    "score": "|".join(PARTS),
+    "feature": "|".join(FEATURES),
+    "step": "|".join(f"{a}_minus_{b}" for a, b in (*STEPS, *LEXICAL_STEPS)),
     "parts": "|".join(f"{a}_minus_{b}" for a, b in ABLATION_STEPS),
     "metric": r"recall_at_\d+|mrr|auc",
     "side": "technique|patent",

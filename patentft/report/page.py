@@ -14,7 +14,18 @@ from typing import Any
 from patentft.report import figures
 from patentft.report.evaluate import Evaluation
 from patentft.report.markup import MINUS, Notes, Safe, h, join, nested, number, table
-from patentft.report.metrics import ABLATION_STEPS, ABOVE, BELOW, KEYS, SCORES, STEPS, SUFFIXES, SYSTEMS
+from patentft.report.metrics import (
+    ABLATION_STEPS,
+    ABOVE,
+    BELOW,
+    FEATURES,
+    KEYS,
+    LEXICAL_STEPS,
+    PARTS,
+    STEPS,
+    SUFFIXES,
+    SYSTEMS,
+)
 from patentft.report.ranks import PATENT_KS, TECHNIQUE_KS
 from patentft.report.style import CSS
 
@@ -26,7 +37,7 @@ HEADLINES = (
     ("patent", "mrr"),
 )
 """(side, metric) whose differences decide the words at the top of the page."""
-ABLATION_NAMES = {"cosine": "Cosine only", "cross_encoder": "Cross-encoder only", "combined": "Combined"}
+FEATURE_NAMES = {"cross": "cross-encoder", "cosine": "cosine", "lexical": "TF-IDF"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class Page:
 def render(page: Page) -> bytes:
     """The whole page, UTF-8."""
     sections = [
-        ("systems", "Same rows, three systems", _systems(page)),
+        ("systems", "Same rows, every system", _systems(page)),
         ("candidates", "Candidate recall", _candidates(page)),
         ("scored", "Scored candidates", _scored(page)),
         ("calibration", "Calibration", _calibration(page)),
@@ -144,8 +155,13 @@ def _pill(verdict: Any) -> Safe:
     return h("span", verdict or "not defined", class_=f"pill {kind}")
 
 
+def _inline(system: str) -> str:
+    """A system's name within a sentence."""
+    return "TF-IDF" if system == "lexical" else SYSTEMS[system].lower()
+
+
 def _step(a: str, b: str) -> str:
-    return f"{SYSTEMS[a]} {MINUS} {SYSTEMS[b].lower()}"
+    return f"{SYSTEMS[a]} {MINUS} {_inline(b)}"
 
 
 def _difference(a: str, b: str, side: str, metric: str) -> str:
@@ -161,8 +177,8 @@ def _dot(page: Page, row: str, series: int, key: str) -> figures.Dot | None:
     return figures.Dot(row, series, value, *ends)
 
 
-def _dots(page: Page, keys: Sequence[tuple[str, int, str]], series: Sequence[str], **style: Any) -> str | None:
-    """keys: (row, series, metrics key). None when none of them is defined."""
+def _dots(page: Page, keys: Sequence[tuple[str, int, str]], series: Mapping[int, str], **style: Any) -> str | None:
+    """keys: (row, series, metrics key); series: place in figures.SERIES -> label. None when no key is defined."""
     points = [dot for row, index, key in keys if (dot := _dot(page, row, index, key))]
     return figures.dots(points, series, **style) if points else None
 
@@ -186,16 +202,59 @@ def _top(page: Page) -> Safe:
         where = "all techniques and patents: nothing was held out, so trained models have seen these rows"
     lead = f"{number(m['num_folds'])} technique split{'s' * (m['num_folds'] != 1)}; {where}. {labels}"
     verdicts = [_step_verdict(page, notes, a, b) for a, b in STEPS if b in page.evaluation.systems]
+    steps = [(a, b) for a, b in LEXICAL_STEPS if a in page.evaluation.systems and b in page.evaluation.systems]
+    against = [h("h2", "Is it better than TF-IDF alone?")] if steps else []
+    against += [_step_verdict(page, notes, a, b) for a, b in steps]
     return h(
         "header",
         h("h1", page.title),
         h("p", lead, class_="lead"),
         *(h("p", warning, class_="warning", role="alert") for warning in page.warnings),
+        _word_overlap(page),
         h("h2", "Did each step help?"),
         *verdicts,
+        *against,
         h("ol", *(h("li", reason) for reason in notes.reasons), class_="notes") if notes.reasons else None,
         h("div", *_cards(page), class_="cards"),
     )
+
+
+def _word_overlap(page: Page) -> Safe | None:
+    """Where TF-IDF alone beats what was trained, in plain words, and what it may say of the labels."""
+    m, systems = page.evaluation.metrics, page.evaluation.systems
+    told: list[Safe] = []
+    for a, b in LEXICAL_STEPS:
+        if a not in systems or b not in systems:
+            continue
+        found: dict[str, list[str]] = {"beats": [], "is ahead of": []}
+        for side, metric in HEADLINES:
+            key, own, other = _difference(a, b, side, metric), m.get(f"{side}.{b}.{metric}"), m.get(f"{side}.{a}.{metric}")
+            if isinstance(own, float) and isinstance(other, float) and own > other:
+                verb = "beats" if m.get(f"{key}.verdict") == BELOW else "is ahead of"
+                found[verb].append(f"{_found(side, metric)} ({number(own)} against {number(other)})")
+        for verb, parts in found.items():
+            if parts:
+                hint = "" if verb == "beats" else ", though not distinguishably,"
+                told.append(h("p", h("strong", f"TF-IDF alone {verb} the {_inline(a)}"), f"{hint} in {'; '.join(parts)}."))
+    last = systems[-2]  # the search whose candidates were scored: the encoder, if there is one
+    ahead = any(
+        isinstance(own := m.get(f"{side}.lexical.{metric}"), float)
+        and isinstance(other := m.get(f"{side}.{last}.{metric}"), float)
+        and own > other
+        for side, metric in HEADLINES
+    )
+    if ahead:
+        told.append(
+            h(
+                "p",
+                f"That word overlap ranks known matches better than the {_inline(last)} may come from the labels rather "
+                "than from the systems. If known matches were found by shared words, or were chosen with a method that "
+                "rewards them, then those that share words with the section are favoured by any lexical method, and "
+                "matches in other words are missing from the labels: that would be a property of such labels. These "
+                "figures cannot tell; labels made without a search by words could.",
+            )
+        )
+    return h("div", *told, class_="warning") if told else None
 
 
 def _step_verdict(page: Page, notes: Notes, a: str, b: str) -> Safe:
@@ -206,12 +265,15 @@ def _step_verdict(page: Page, notes: Notes, a: str, b: str) -> Safe:
         return h("div", h("h3", name), h("p", text), class_="step")
     found = [(side, metric, m.get(f"{_difference(a, b, side, metric)}.verdict")) for side, metric in HEADLINES]
     good = sum(verdict == ABOVE for *_, verdict in found)
+    yes, no, open_ = ("helps", "harms somewhere", "not shown to help everywhere")
+    if b == "lexical":
+        yes, no, open_ = ("better", "worse somewhere", "not shown to be better everywhere")
     if good == len(found):
-        overall, kind = "helps: every interval is above 0", "good"
+        overall, kind = f"{yes}: every interval is above 0", "good"
     elif any(verdict == BELOW for *_, verdict in found):
-        overall, kind = f"harms somewhere: {good} of {len(found)} intervals are above 0", "bad"
+        overall, kind = f"{no}: {good} of {len(found)} intervals are above 0", "bad"
     else:
-        overall, kind = f"not shown to help everywhere: {good} of {len(found)} intervals are above 0", "unclear"
+        overall, kind = f"{open_}: {good} of {len(found)} intervals are above 0", "unclear"
     parts = []
     for side, metric, verdict in found:
         key = _difference(a, b, side, metric)
@@ -245,7 +307,7 @@ def _cards(page: Page) -> list[Safe]:
         card("techniques evaluated", number(m.get("num_techniques")), f"{number(m.get('num_matches'))} known matches"),
     ]
     for system in page.evaluation.systems:
-        cards.append(card(f"MRR, {SYSTEMS[system].lower()}", of(f"technique.{system}.mrr"), "of patents, whole pool"))
+        cards.append(card(f"MRR, {_inline(system)}", of(f"technique.{system}.mrr"), "of patents, whole pool"))
     cards.append(card(page.bound("AUC within technique"), of("technique.scorer.auc"), "scorer, whole pool"))
     cards.append(
         card(page.bound("F1 at the threshold"), of("scored.f1"), f"always yes: {number(m.get('scored.always_yes_f1'))}")
@@ -277,7 +339,7 @@ def _systems(page: Page) -> Safe:
         svg = _dots(
             page,
             keys,
-            list(SYSTEMS.values()),
+            {i: SYSTEMS[s] for i, s in _indexed(systems)},
             label="mean, 95 % interval",
             name=f"systems-{side}",
             alt=f"{titles[side]}: recall, MRR and AUC of each system with intervals; the table below has the figures.",
@@ -285,25 +347,28 @@ def _systems(page: Page) -> Safe:
         drawn.append(
             _figure(svg, titles[side]) if svg else _missing(titles[side], m.get(f"{side}.scorer.mrr.not_defined"))
         )
-    labels = [f"{_step(a, b)}" for a, b in STEPS]
-    keys = [(_found(side, n), i, _difference(a, b, side, n)) for side, n in HEADLINES for i, (a, b) in enumerate(STEPS)]
-    svg = _dots(
-        page,
-        keys,
-        labels,
-        label="paired difference, 95 % interval",
-        zero=True,
-        name="differences",
-        alt="Paired differences between consecutive systems with intervals and a line at zero.",
-    )
-    drawn.append(_figure(svg, "Paired differences on the same rows; right of the line is better") if svg else Safe(""))
+    for name, steps, caption in (
+        ("differences", STEPS, "Paired differences on the same rows; right of the line is better"),
+        ("differences-lexical", LEXICAL_STEPS, "The same against TF-IDF alone; left of the line, word overlap is better"),
+    ):
+        place = {(a, b): figures.GREY if (a, b) == ("scorer", "untrained") else i for a, b in steps for i in _place(a)}
+        svg = _dots(
+            page,
+            [(_found(side, n), i, _difference(*ab, side, n)) for side, n in HEADLINES for ab, i in place.items()],
+            {i: _step(a, b) for (a, b), i in place.items()},
+            label="paired difference, 95 % interval",
+            zero=True,
+            name=name,
+            alt=f"{caption}: recall, MRR and AUC with intervals and a line at zero; the tables below have the figures.",
+        )
+        drawn.append(_figure(svg, caption) if svg else Safe(""))
     content.append(h("div", *drawn, class_="figures"))
     for side, names in lists.items():
         notes = Notes(m)
         rows = [[_label(page, n), *(notes.cell(f"{side}.{s}.{n}") for s in systems)] for n in names]
         shown = table(["", *(SYSTEMS[s] for s in systems)], rows, notes.reasons)
         notes = Notes(m)
-        steps = [(a, b) for a, b in STEPS if a in systems and b in systems]
+        steps = [(a, b) for a, b in (*STEPS, *LEXICAL_STEPS) if a in systems and b in systems]
         rows = [[_metric(n), *(_difference_cell(notes, a, b, side, n) for a, b in steps)] for n in names]
         differences = table(["", *(_step(a, b) for a, b in steps)], rows, notes.reasons)
         content += [h("h3", titles[side]), shown, _details("Paired differences", differences, open_=True)]
@@ -314,6 +379,10 @@ def _systems(page: Page) -> Safe:
 def _indexed(systems: Sequence[str]) -> list[tuple[int, str]]:
     """Systems with the place that fixes their colour, whichever of them a run has."""
     return [(list(SYSTEMS).index(system), system) for system in systems]
+
+
+def _place(system: str) -> list[int]:
+    return [list(SYSTEMS).index(system)]
 
 
 def _label(page: Page, metric: str) -> str:
@@ -431,29 +500,41 @@ def _calibration(page: Page) -> Safe:
     return join([note, _beside(drawn, grid)])
 
 
+def _part(name: str) -> str:
+    """A name in PARTS as the page shows it: Combined, TF-IDF only, Cosine + TF-IDF."""
+    if name == "combined":
+        return "Combined"
+    features = " + ".join(FEATURE_NAMES[feature] for feature in PARTS[name])
+    return features[0].upper() + features[1:] + (" only" if len(PARTS[name]) == 1 else "")
+
+
 def _ablations(page: Page) -> Safe:
     m, notes = page.evaluation.metrics, Notes(page.evaluation.metrics)
-    text = "The scored pairs ranked by one part of the score alone, on techniques with a known match among them."
+    names = [name for name in PARTS if f"ablation.{name}.auc" in m]
+    text = "The scored pairs ranked by some parts of the score alone, on techniques with a known match among them. "
+    if any(len(PARTS[name]) == 2 for name in names):
+        text += "Two parts together have the weights fitted for these two on the validation side. "
+    text += "Combined less the ranking by some parts is what the other parts add."
+    shown = {figures.BLUE: "AUC within technique", figures.ORANGE: "MRR"}
     keys = [
-        (_metric(metric), i, f"ablation.{score}.{metric}")
-        for metric in ("auc", "mrr")
-        for i, score in enumerate(SCORES)
+        (_part(name), i, f"ablation.{name}.{metric}")
+        for name in names
+        for i, metric in zip(shown, ("auc", "mrr"), strict=True)
     ]
     svg = _dots(
         page,
         keys,
-        list(ABLATION_NAMES.values()),
+        shown,
         label="mean over techniques, 95 % interval",
         name="ablations",
-        alt="AUC within technique and MRR of cosine only, cross-encoder only and combined, with intervals.",
+        alt="AUC within technique and MRR of the parts of the score, alone and together, with intervals.",
     )
-    drawn = _figure(svg, "Which part of the score ranks best") if svg else None
-    rows = [
-        [label, notes.cell(f"ablation.{name}.auc"), notes.cell(f"ablation.{name}.mrr")]
-        for name, label in ABLATION_NAMES.items()
-    ]
+    drawn = _figure(svg, "Which parts of the score rank best") if svg else None
+    rows = [[_part(name), notes.cell(f"ablation.{name}.auc"), notes.cell(f"ablation.{name}.mrr")] for name in names]
     for a, b in ABLATION_STEPS:
         key = f"ablation.difference.{a}_minus_{b}"
+        if f"{key}.auc" not in m:
+            continue
         cells = [
             join(
                 [
@@ -463,9 +544,38 @@ def _ablations(page: Page) -> Safe:
             )
             for metric in ("auc", "mrr")
         ]
-        rows.append([f"{ABLATION_NAMES[a]} {MINUS} {ABLATION_NAMES[b].lower()}", *cells])
+        rows.append([_ablation_step(a, b, names), *cells])
     grid = table(["", page.bound("AUC within technique"), "MRR"], rows, notes.reasons)
-    return join([h("p", text), _beside(drawn, grid)])
+    return join([h("p", text), _beside(drawn, grid), _weights(page)])
+
+
+def _ablation_step(a: str, b: str, names: Sequence[str]) -> Safe:
+    """Combined − (cosine + TF-IDF), and in small letters whose part the difference is."""
+    other = _part(b).removesuffix(" only")
+    other = other if other.startswith("TF") else other[0].lower() + other[1:]
+    if a != "combined":
+        return join([f"{_part(a).removesuffix(' only')} {MINUS} {other}"])
+    used = PARTS["combined"] if "lexical" in names else PARTS["cross_encoder_and_cosine"]
+    rest = " and ".join(FEATURE_NAMES[feature] for feature in used if feature not in PARTS[b])
+    label = f"Combined {MINUS} ({other})" if "+" in other else f"Combined {MINUS} {other}"
+    verb = "adds" if len(used) - len(PARTS[b]) == 1 else "add"
+    return join([label, h("span", f"what {rest} {verb}", class_="part")])
+
+
+def _weights(page: Page) -> Safe | None:
+    """The weight of each part in the log-odds, one column per split; None when no manifest names any."""
+    m, notes = page.evaluation.metrics, Notes(page.evaluation.metrics)
+    folds = range(int(m["num_folds"] or 0))
+    used = [name for name in FEATURES if any(f"fold{i}.weight.{name}" in m for i in folds)]
+    if not used:
+        return None
+    rows = [[FEATURE_NAMES[name], *(notes.cell(f"fold{i}.weight.{name}") for i in folds)] for name in used]
+    text = (
+        "log-odds = the sum of weight × part. The parts differ in scale (a logit of the cross-encoder spans several "
+        "units, a cosine a fraction of one), so a larger weight does not by itself mean a larger share."
+    )
+    grid = table(["Part", *(f"split {i}" for i in folds)], rows, notes.reasons)
+    return join([h("h3", "Weights of the parts"), h("p", text), grid])
 
 
 def _swap(page: Page) -> Safe:

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from patentft import schema
 from patentft.config import Config, ConfigError, flatten
 from patentft.report.evaluate import Evaluation, Fold, evaluate, leaks
-from patentft.report.metrics import Metrics
+from patentft.report.metrics import FEATURES, Metrics
 from patentft.stage import Context, Stage, StageRef
 from patentft.store import StageFolder
 
@@ -41,6 +41,8 @@ class ReportConfig(Config):
     """Split stages, one per fold: which side each patent and technique is on."""
     baseline: list[StageRef]
     """Search stages with the untrained encoder, one per fold."""
+    lexical: list[StageRef] = Field(default_factory=list)
+    """Lexical stages (TF-IDF, no training), one per fold; empty: no such comparison."""
     encoder: list[StageRef] = Field(default_factory=list)
     """Search stages with the fine-tuned encoder, one per fold; empty when no encoder was fine-tuned."""
     scores: list[StageRef]
@@ -58,16 +60,15 @@ class ReportConfig(Config):
 
     @model_validator(mode="after")
     def _parallel(self) -> ReportConfig:
-        lengths = {name: len(getattr(self, name)) for name in ("roles", "baseline", "encoder", "scores")}
+        names, optional = ("roles", "lexical", "baseline", "encoder", "scores"), ("lexical", "encoder")
+        lengths = {name: len(getattr(self, name)) for name in names}
         wanted = lengths["scores"]
-        wrong = [
-            name for name, length in lengths.items() if length != wanted and not (name == "encoder" and not length)
-        ]
+        wrong = [name for name, length in lengths.items() if length != wanted and (length or name not in optional)]
         if wrong or not wanted:
             found = ", ".join(f"{name}: {length}" for name, length in lengths.items())
             raise ValueError(
-                f"roles, baseline, encoder and scores must name one stage per fold each, at least one (got {found}); "
-                "encoder alone may be empty"
+                f"roles, baseline, encoder, lexical and scores must name one stage per fold each, at least one (got "
+                f"{found}); only lexical and encoder may be empty"
             )
         return self
 
@@ -144,9 +145,9 @@ def _side(table: pa.Table, role: str) -> pa.Table:
 
 def _folds(config: ReportConfig, context: Context) -> tuple[str, list[Fold]]:
     """The evaluated side (test, or all when no stage has a test row) and the tables of each fold on it."""
-    searches = {"untrained": config.baseline} | ({"encoder": config.encoder} if config.encoder else {})
+    searches = {"lexical": config.lexical, "untrained": config.baseline, "encoder": config.encoder}
     ranks = [
-        {system: read_or_empty(context.input(names[i]), "ranks") for system, names in searches.items()}
+        {system: read_or_empty(context.input(names[i]), "ranks") for system, names in searches.items() if names}
         for i in range(len(config.scores))
     ]
     scores = [read_or_empty(context.input(name), "scores") for name in config.scores]
@@ -159,13 +160,29 @@ def _folds(config: ReportConfig, context: Context) -> tuple[str, list[Fold]]:
     folds = []
     for i, name in enumerate(config.scores):
         counts = _manifest(context.input(name)).counts
-        threshold = counts.get("threshold")
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not np.isfinite(threshold):
-            threshold = None
+        threshold = float(counts["threshold"]) if _is_number(counts.get("threshold")) else None
         own = {system: _side(table, role) for system, table in ranks[i].items()}
         swaps = read_or_empty(context.input(name), "swaps")
-        folds.append(Fold(own, _side(scores[i], role), _side(scores[i], "valid"), swaps, threshold))
+        fitted = _weights(counts.get("weights")), _ablation_weights(counts.get("ablation_weights"))
+        folds.append(Fold(own, _side(scores[i], role), _side(scores[i], "valid"), swaps, threshold, *fitted))
     return role, folds
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def _weights(found: Any) -> dict[str, float]:
+    """Part -> weight, of the parts that the report knows."""
+    known = found if isinstance(found, Mapping) else {}
+    return {name: float(known[name]) for name in FEATURES if _is_number(known.get(name))}
+
+
+def _ablation_weights(found: Any) -> dict[frozenset[str], dict[str, float]]:
+    """From {"cross+cosine": {"cross": weight, "cosine": weight}, ...}; a subset with an unknown part is left out."""
+    known = found if isinstance(found, Mapping) else {}
+    read = {frozenset(name.split("+")): _weights(weights) for name, weights in known.items()}
+    return {parts: weights for parts, weights in read.items() if parts == set(weights)}
 
 
 def _manifest(folder: StageFolder):

@@ -3,10 +3,10 @@
 CSS = """
 :root{--ground:#fff;--panel:#f6f7f9;--ink:#1b1f24;--muted:#5b6470;--rule:#dde1e6;--link:#1d4ed8;
 --good:#166534;--good-bg:#dcfce7;--bad:#991b1b;--bad-bg:#fee2e2;--unclear:#854d0e;--unclear-bg:#fef3c7;
---series-1:#64707d;--series-2:#2563eb;--series-3:#c2410c}
+--series-1:#a21caf;--series-2:#64707d;--series-3:#2563eb;--series-4:#c2410c}
 @media (prefers-color-scheme:dark){:root{--ground:#14171b;--panel:#1d2127;--ink:#e7eaee;--muted:#9ba5b1;--rule:#343a43;
 --link:#8ab4ff;--good:#86efac;--good-bg:#143323;--bad:#fca5a5;--bad-bg:#3f1a1d;--unclear:#fcd34d;--unclear-bg:#3a2d0d;
---series-1:#a3adb9;--series-2:#6ea8fe;--series-3:#fb923c}}
+--series-1:#e879f9;--series-2:#a3adb9;--series-3:#6ea8fe;--series-4:#fb923c}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--ground);color:var(--ink);

@@ -16,9 +16,12 @@ Features = Mapping[str, npt.NDArray[np.float32]]
 
 
 def log_odds(features: Features, weights: Mapping[str, float]) -> npt.NDArray[np.float32]:
-    """(pairs,) float32: the sum of weight x feature, in float64, over the features that have a weight."""
-    total = sum(weights[name] * features[name].astype(np.float64) for name in weights)
-    return np.asarray(total, dtype=np.float32)
+    """(pairs,) float32: "bias" plus the sum of weight x feature, in float64, over the features that have a weight."""
+    total = np.full(len(next(iter(features.values()))), weights.get("bias", 0.0))
+    for name, weight in weights.items():
+        if name != "bias":
+            total += weight * features[name]
+    return total.astype(np.float32)
 
 
 def fit_weights(features: Features, labels: npt.NDArray[np.bool_], groups: npt.NDArray) -> dict[str, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -18,12 +19,14 @@ import pyarrow as pa
 import ray
 import torch
 from pydantic import Field, model_validator
+from ray.exceptions import RayActorError
 
 from patentft import schema, stats
 from patentft.cluster import require
 from patentft.config import Config, ConfigError, runtime
 from patentft.corpus.lookup import match_list, patent_texts, section_texts
 from patentft.corpus.text import technique_text
+from patentft.models.load import local_folder
 from patentft.scoring import calibrate
 from patentft.scoring.combine import Features, fit_weights, log_odds
 from patentft.scoring.plan import shard_bounds, swap_pairs
@@ -121,8 +124,9 @@ def _score_shards(
     if config.gpus_per_worker:
         options["num_gpus"] = config.gpus_per_worker
     num_workers = max(1, min(config.workers, len(missing)))
+    actor_class: Any = ray.remote(ShardScorer)
     actors = [
-        ScoreActor.options(**options).remote(config, context.model(config.model), shared, context.folder)
+        actor_class.options(**options).remote(config, context.model(config.model), shared, context.folder)
         for _ in range(num_workers)
     ]
     started, scored = time.monotonic(), 0
@@ -144,7 +148,7 @@ def _score_shards(
             actor, index = running.pop(ready)
             try:
                 scored += ray.get(ready)
-            except ray.exceptions.RayActorError as error:
+            except RayActorError as error:
                 raise RuntimeError(
                     f"shard {index} killed its actor more than {config.max_restarts} times (out of memory? lower "
                     f"tokens_per_batch); finished shards are kept, run again to go on"
@@ -161,8 +165,7 @@ def _score_shards(
             ray.kill(actor)
 
 
-@ray.remote
-class ScoreActor:
+class ShardScorer:
     """Holds the model; scores one shard a call and commits it itself."""
 
     def __init__(self, config: ScoreConfig, model: str, texts: tuple[dict, dict], folder: StageFolder) -> None:
@@ -274,8 +277,14 @@ def _fitted(
     if config.weights == "fitted":
         weights = fit_weights(held_out, labels[valid], techniques[valid])
     else:
-        weights = {"cross": 1.0, "cosine": _cosine_weight(config, context)}
+        weights = _trained_weights(config, context)
     fitted: dict[str, Any] = {"weights": weights, "calibrator": None, "threshold": None}
+    if config.weights == "fitted":  # for the report: what each part adds, every subset fitted in the same way
+        fitted["ablation_weights"] = {
+            "+".join(subset): fit_weights({name: held_out[name] for name in subset}, labels[valid], techniques[valid])
+            for size in range(1, len(features))
+            for subset in combinations(features, size)
+        }
     if config.calibration == "none":
         return fitted
     odds = log_odds(held_out, weights)
@@ -296,17 +305,15 @@ def _fitted(
     }
 
 
-def _cosine_weight(config: ScoreConfig, context: Context) -> float:
-    if config.cosine_weight is not None:
-        return config.cosine_weight
-    from patentft.models.load import local_folder
-
+def _trained_weights(config: ScoreConfig, context: Context) -> dict[str, float]:
+    """logit + cosine_weight * (cosine - cosine_center), from the stage's config or from what the model carries."""
     carried = json.loads((local_folder(context.model(config.model)) / "config.json").read_text()).get("patentft") or {}
-    if "cosine_weight" not in carried:
+    weight = carried.get("cosine_weight") if config.cosine_weight is None else config.cosine_weight
+    if weight is None:
         raise ConfigError(
             f"model {config.model!r} carries no cosine weight: set {context.folder.name}.cosine_weight (0: none)"
         )
-    return float(carried["cosine_weight"])
+    return {"cross": 1.0, "cosine": weight, "bias": -weight * carried.get("cosine_center", 0.0)}
 
 
 SCORE = Stage("score", ScoreConfig, run)

@@ -46,6 +46,7 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
     facts |= {f"{name} parameters": f"{count:,}" for name, count in adapt.count_parameters(module).items()}
     if isinstance(module, PairScorer):
         extra["cosine_weight"] = float(module.cosine_weight.detach())
+        extra["cosine_center"] = module.cosine_center
         facts["cosine weight"] = f"{extra['cosine_weight']:.3f}"
     plain = backbone
     if has_adapter:
@@ -85,8 +86,8 @@ def _merge_with_parity(adapter_model: nn.Module, tokenizer: Any) -> tuple[float,
 def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metrics: dict[str, Any]) -> str:
     if config.objective.kind == "classify":
         intro = (
-            "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are `logit + cosine_weight * cosine`, where "
-            "`cosine` is the prefilter's and `cosine_weight` is in `config.json` under `patentft`."
+            "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are `logit + cosine_weight * (cosine - cosine_center)`, where "
+            "`cosine` is the prefilter's; the two constants are in `config.json` under `patentft`."
         )
         use = (
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"

@@ -10,13 +10,14 @@ worker's death, goes on from its last checkpoint, and a changed config can never
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer, get_device
 
 from patentft.cluster import require
@@ -44,7 +45,13 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
     )
     base = context.model(config.model)
     encoding = _encode(config, context, base)
-    result = _trainer(config, context, base).fit()
+    try:
+        result = _trainer(config, context, base).fit()
+    except TrainingFailedError as error:
+        raise RuntimeError(
+            f"stage {context.folder.name}: training failed, after {config.max_failures} restarts at most; it goes on from its "
+            f"last checkpoint when it is run again. The workers' error:\n{error}"
+        ) from error
     if result.checkpoint is None:
         raise ConfigError(f"stage {context.folder.name}: training ended without a checkpoint; is the train side empty?")
     with tempfile.TemporaryDirectory() as scratch:
@@ -114,6 +121,7 @@ def _trainer(config: TrainConfig, context: Context, base: str) -> TorchTrainer:
             name=f"{context.folder.kind}-{context.folder.config_hash}",
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),
             **storage,
         ),
     )
@@ -145,7 +153,8 @@ def _worker_main(given: dict[str, Any]) -> None:
 
     def say(line: str) -> None:
         if place.get_world_rank() == 0 and not given["quiet"]:
-            print(line, flush=True)
+            sys.stderr.write(line + "\n")  # not print: Ray Train patches it and shows every line twice
+            sys.stderr.flush()
 
     with tempfile.TemporaryDirectory() as scratch:
         latest = ray.train.get_checkpoint()

@@ -131,6 +131,20 @@ def test_every_match_gets_its_negatives() -> None:
     assert set(counts.values()) == {6}
 
 
+def test_a_limit_of_groups_draws_matches_of_the_train_side_only() -> None:
+    made = some_world()
+    everything = [pair for pair in made.pairs(config()) if pair.label]
+    limited = made.pairs(config(max_groups=5))
+    kept = {(pair.technique_id, pair.patent_id) for pair in limited if pair.label and pair.role == "train"}
+    assert len(kept) == 5
+    assert kept < {(pair.technique_id, pair.patent_id) for pair in everything if pair.role == "train"}
+    assert sum(pair.role == "valid" for pair in limited if pair.label) == sum(p.role == "valid" for p in everything)
+    assert sorted({pair.group for pair in limited}) == list(range(len({pair.group for pair in limited})))
+    other = made.pairs(config(max_groups=5, seed=1))
+    assert {(p.technique_id, p.patent_id) for p in other if p.label and p.role == "train"} != kept
+    assert made.pairs(config(max_groups=10_000)) == made.pairs(config())
+
+
 def test_near_misses_are_those_of_the_highest_cosine() -> None:
     made = some_world()
     everything = made.pairs(config(negatives_random=10_000, negatives_near=0))  # all that are allowed

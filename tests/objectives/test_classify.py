@@ -65,12 +65,12 @@ def test_loss_does_not_depend_on_how_groups_are_packed():
 
 
 def test_the_first_ranking_is_the_cosines(tiny, tokenizer):
-    config = ClassifyConfig(cosine_weight=20.0)
+    config = ClassifyConfig(cosine_weight=20.0, cosine_center=0.2)
     module = PairScorer(classify.build(tiny, config, None), config).eval()
     texts = _texts(["catalyst bed"] * 3, ["a filter", "a catalyst", "a pump"], cosine=[0.1, 0.5, 0.3])
     encoded, _ = classify.encode(texts, tokenizer, config)
     batch = classify.collate(encoded, classify.units(encoded, config, 0, 0), tokenizer.pad_token_id)
-    assert module(batch).tolist() == pytest.approx([2.0, 10.0, 6.0])
+    assert module(batch).tolist() == pytest.approx([-2.0, 6.0, 2.0])
 
 
 def test_the_patent_is_kept_whole_and_the_section_is_cut(tokenizer):

@@ -207,7 +207,7 @@ def test_a_part_has_the_schema_and_the_ids_in_order(encoder: Encoder) -> None:
             "codes": pa.nulls(3, pa.list_(pa.string())),
         }
     ).cast(schema.PATENTS)
-    settings = config()
+    settings = config(overlap_tokens=8)
     part, counts = embed_part(encoder, settings, patents.select(source_columns(settings)))
     assert part.schema.equals(schema.EMBEDDINGS)
     assert part["id"].to_pylist() == ["b", "b", "a", "c"]

@@ -7,11 +7,59 @@ from pathlib import Path
 
 import torch
 
-WORDS = """
-a the of and for to in is with method device apparatus waste gas water heat recovery kiln furnace dust filter bag
-catalyst ammonia reactor nitrogen oxide sulphur reduction scrubber treatment plant steel cement glass ceramic paper
-emission pollution abatement technique process air flow pressure temperature system energy fuel burner oxygen
-""".split()
+WORDS = [
+    "a",
+    "the",
+    "of",
+    "and",
+    "for",
+    "to",
+    "in",
+    "is",
+    "with",
+    "method",
+    "device",
+    "apparatus",
+    "waste",
+    "gas",
+    "water",
+    "heat",
+    "recovery",
+    "kiln",
+    "furnace",
+    "dust",
+    "filter",
+    "bag",
+    "catalyst",
+    "ammonia",
+    "reactor",
+    "nitrogen",
+    "oxide",
+    "sulphur",
+    "reduction",
+    "scrubber",
+    "treatment",
+    "plant",
+    "steel",
+    "cement",
+    "glass",
+    "ceramic",
+    "paper",
+    "emission",
+    "pollution",
+    "abatement",
+    "technique",
+    "process",
+    "air",
+    "flow",
+    "pressure",
+    "temperature",
+    "system",
+    "energy",
+    "fuel",
+    "burner",
+    "oxygen",
+]
 
 
 def build_bert(folder: Path, *, positions: int = 64, seed: int = 0, kind: str = "bert", size: int = 32) -> Path:

@@ -1,0 +1,215 @@
+"""kill -9 of a scoring actor, a training worker and the driver: the rerun completes, and SCORES are the undisturbed ones.
+
+Every kill is at a chosen place, by the process itself or by one that knows it is there: nothing waits and hopes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from patentft import pipeline, store
+from patentft.location import Location
+from patentft.progress import Progress
+from tests.tiny import save_tiny_bert, small_pipeline
+
+pytestmark = pytest.mark.ray
+QUIET = Progress(quiet=True)
+BEFORE_TRAINING = ("corpus", "techniques", "patents", "split", "search", "pairs")
+
+
+@pytest.fixture(scope="module")
+def whole(ray_cluster, tmp_path_factory):
+    """An undisturbed run: (its folder, the model it starts from)."""
+    model = save_tiny_bert(tmp_path_factory.mktemp("tiny"))
+    out = tmp_path_factory.mktemp("whole")
+    pipeline.run(pipeline.parse(small_pipeline(out, model)), QUIET)
+    return out, model
+
+
+def begun(whole: tuple[Path, str], out: Path, keep: tuple[str, ...]) -> dict:
+    """A run folder that has the stages of `keep` already; returns its pipeline mapping."""
+    for name in keep:
+        shutil.copytree(whole[0] / name, out / name)
+    return small_pipeline(out, whole[1])
+
+
+def rows(out: Path, table: str = "scores") -> list[dict]:
+    found = store.finished_stage(Location(out / "scores")).read(table).to_pylist()
+    assert len({(row["technique_id"], row["patent_id"], row["role"]) for row in found}) == len(found)
+    return found
+
+
+def weights(out: Path) -> bytes:
+    return (out / "scorer" / "export" / "model.safetensors").read_bytes()
+
+
+def test_the_run_is_whole(whole):
+    out, _ = whole
+    candidates = store.finished_stage(Location(out / "search")).read("candidates").num_rows
+    assert len(rows(out)) == candidates
+    again = pipeline.run(pipeline.parse(small_pipeline(*whole)), QUIET)
+    assert all(folder.done for folder in again.values())
+
+
+@pytest.mark.parametrize("after_part", [False, True])
+def test_a_killed_scoring_actor(whole, tmp_path, monkeypatch, after_part):
+    from patentft.scoring import run as scoring
+
+    values = begun(whole, tmp_path, (*BEFORE_TRAINING, "scorer"))
+    marker = str(tmp_path / "killed")
+    original = scoring.ShardScorer
+
+    class Dying(original):  # type: ignore[misc,valid-type]
+        def score(self, index, pairs):
+            if index == 1 and not os.path.exists(marker):
+                Path(marker).touch()
+                if after_part:  # the part is there, the answer never comes: it is scored and written twice
+                    super().score(index, pairs)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().score(index, pairs)
+
+    monkeypatch.setattr(scoring, "ShardScorer", Dying)
+    pipeline.run(pipeline.parse(values), QUIET)
+    assert os.path.exists(marker)
+    assert rows(tmp_path) == rows(whole[0])
+
+
+def test_a_shard_that_always_kills_its_actor_ends_with_an_error_and_keeps_the_others(whole, tmp_path, monkeypatch):
+    from patentft.scoring import run as scoring
+
+    values = begun(whole, tmp_path, (*BEFORE_TRAINING, "scorer"))
+    values["scores"]["max_restarts"] = 1
+    original = scoring.ShardScorer
+
+    class Poisoned(original):  # type: ignore[misc,valid-type]
+        def score(self, index, pairs):
+            if index == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().score(index, pairs)
+
+    monkeypatch.setattr(scoring, "ShardScorer", Poisoned)
+    with pytest.raises(RuntimeError, match=r"shard 2 killed its actor more than 1 times .* lower tokens_per_batch"):
+        pipeline.run(pipeline.parse(values), QUIET)
+    monkeypatch.setattr(scoring, "ShardScorer", original)
+    kept = (tmp_path / "scores" / "logits" / "part-00000.parquet").stat().st_mtime_ns
+    pipeline.run(pipeline.parse(values), QUIET)
+    assert (tmp_path / "scores" / "logits" / "part-00000.parquet").stat().st_mtime_ns == kept
+    assert rows(tmp_path) == rows(whole[0])
+
+
+def test_a_killed_training_worker(whole, tmp_path, monkeypatch):
+    from patentft.train import run as training
+
+    values = begun(whole, tmp_path, BEFORE_TRAINING)
+    values["scorer"]["checkpoint_seconds"] = 0.0  # a checkpoint at every step
+    marker = str(tmp_path / "killed")
+    original = training._worker_main
+
+    def dying(given):
+        from patentft.train import worker
+
+        step = worker._optimizer_step
+        steps = []
+
+        def counted(*arguments):
+            steps.append(1)
+            if len(steps) == 4 and not os.path.exists(marker):
+                Path(marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(*arguments)
+
+        worker._optimizer_step = counted
+        try:
+            original(given)
+        finally:
+            worker._optimizer_step = step
+
+    monkeypatch.setattr(training, "_worker_main", dying)
+    pipeline.run(pipeline.parse(values), QUIET)
+    assert os.path.exists(marker)
+    assert weights(tmp_path) == weights(whole[0])
+    assert rows(tmp_path) == rows(whole[0])
+
+
+DRIVER = """
+    import os, signal, sys
+    from patentft import pipeline, store
+    from patentft.progress import Progress
+
+    config, place = sys.argv[1:]
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if place == "between stages":           # the scorer's manifest is written, the next stage is not begun
+        finish = store.StageFolder.finish
+        def dying(self, *arguments):
+            manifest = finish(self, *arguments)
+            if self.name == "scorer":
+                die()
+            return manifest
+        store.StageFolder.finish = dying
+    elif place == "inside scoring":         # all shards are committed, SCORES is not
+        write = store.StageFolder.write_part
+        def dying(self, table, *arguments):
+            if table == "scores":
+                die()
+            return write(self, table, *arguments)
+        store.StageFolder.write_part = dying
+    elif place == "in the middle of a write":  # the temporary file of SCORES is written, but not yet renamed
+        replace = os.replace
+        def dying(source, target):
+            if "/scores/scores/part-00000" in str(target):
+                die()
+            return replace(source, target)
+        os.replace = dying
+    elif place == "inside training":        # by a worker, after its second checkpoint
+        from patentft.train import run as training
+        original, driver = training._worker_main, os.getpid()
+        def killing(given):
+            import ray.train
+            report, reported = ray.train.report, []
+            def counted(*arguments, **options):
+                report(*arguments, **options)
+                reported.append(1)
+                if len(reported) == 2:
+                    os.kill(driver, signal.SIGKILL)
+            ray.train.report = counted
+            original(given)
+        training._worker_main = killing
+
+    pipeline.run(pipeline.load(config), Progress(quiet=True))
+"""
+
+
+@pytest.mark.parametrize("place", ["between stages", "inside scoring", "in the middle of a write", "inside training"])
+def test_a_killed_driver(whole, tmp_path, place):
+    out = tmp_path / "run"
+    keep = (*BEFORE_TRAINING, "scorer") if "scoring" in place or "write" in place else BEFORE_TRAINING
+    values = begun(whole, out, keep)
+    values["scorer"]["checkpoint_seconds"] = 0.0
+    config, script = tmp_path / "config.yaml", tmp_path / "driver.py"
+    config.write_text(yaml.safe_dump({**values, "cluster": {"address": "local"}}))
+    script.write_text(textwrap.dedent(DRIVER))
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment.pop("RAY_ADDRESS", None)
+    killed = subprocess.run(
+        [sys.executable, script, config, place], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    if place == "inside training":
+        assert list((out / "scorer" / "ray_train").glob("*/checkpoint_*"))
+    pipeline.run(pipeline.parse(values), QUIET)
+    assert weights(out) == weights(whole[0])
+    assert rows(out) == rows(whole[0])
+    assert not [path for path in out.rglob("*.tmp")]
