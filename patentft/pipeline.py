@@ -269,7 +269,8 @@ def run(
     only: these stages and what they read, nothing else (all stages when empty).
     """
     names = [step.name for step in pipeline.steps]
-    for name in (*redo, *only):
+    redo = [member for name in redo for member in _named(pipeline, name)]
+    for name in only:
         if name not in names:
             raise ConfigError(f"no stage is called {name!r}{nearest(name, names)}")
     steps = [step for step in pipeline.steps if not only or step.name in _with_inputs(pipeline.steps, only)]
@@ -292,6 +293,18 @@ def run(
                 connected = True
             prepared.run_step(step, folder, models)
     return finished
+
+
+def _named(pipeline: Pipeline, name: str) -> list[str]:
+    """The stage of this name, or every member of the family ("encoder" for encoder-0, encoder-1, ...)."""
+    names = [step.name for step in pipeline.steps]
+    if name in names:
+        return [name]
+    body = pipeline.source.get(name)
+    options = next(iter(body["each"].values())) if isinstance(body, dict) and body.get("each") else []
+    if not options:
+        raise ConfigError(f"no stage is called {name!r}{nearest(name, names)}")
+    return [f"{name}-{option}" for option in options]
 
 
 def names_of_kinds(pipeline: Pipeline, chosen: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -178,22 +179,30 @@ def test_make_without_a_suitable_python_says_what_is_needed(clone):
     assert not (clone / ".venv").exists()
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_job_entries_take_a_config_and_fail_on_a_bad_one(job, tmp_path):
+def test_a_job_takes_a_config_and_fails_on_a_bad_one(tmp_path):
     """Run as on a cluster: patentft comes from PYTHONPATH, the working directory is the repository."""
     (tmp_path / "bad.yaml").write_text("out: runs/x\ncorpus: {kind: corpsu}\n")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     failed = subprocess.run(
-        [sys.executable, f"ray_jobs/{job}.py", "--config", str(tmp_path / "bad.yaml")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "ray_jobs/run.py", "--config", str(tmp_path / "bad.yaml")],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )
     assert failed.returncode == 2, failed.stderr
     assert "corpsu" in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_each_job_runs_the_command_of_its_name(job, monkeypatch):
+    """The entry hands `patentft JOB` everything after its own name: config, overrides, --redo, --quiet."""
+    from patentft import __main__ as cli
+
+    called = []
+    monkeypatch.setattr(cli, job, lambda *arguments: called.append(arguments))
+    monkeypatch.setattr(sys, "argv", [f"{job}.py", "--config", "p.yaml", "a.b=1", "--redo", "x", "c=2", "--quiet"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / f"ray_jobs/{job}.py"), run_name="__main__")
+    assert end.value.code == 0
+    assert called == [("p.yaml", ["a.b=1", "c=2"], ["x"], True)]
 
 
 def test_job_entries_are_thin():

@@ -1,9 +1,10 @@
 """From ranks and scores to every figure of the report: pure functions of tables, no files, no Ray, no matplotlib.
 
 1. `Rows` puts a table of all folds side by side, ids as integer codes; `label` marks the known matches.
-2. The same rows, every system: RANKS of a search (or of TF-IDF, which needs no training) say where every known match stands among *all* pairs, so
-   recall@k, MRR and within-technique AUC of a cosine follow exactly. `rerank` derives the scorer's ranks from the same
-   rows: what was scored stands first, by log-odds; the rest keeps the order of the search that chose the candidates.
+2. The same rows, every system: RANKS of a search (or of TF-IDF, which needs no training) say where every known match
+   stands among *all* pairs, so recall@k, MRR and within-technique AUC of a cosine follow exactly. `rerank` derives the
+   scorer's ranks from the same rows: what was scored stands first, by log-odds; the rest keeps the order of the search
+   that chose the candidates.
 3. The scored pairs alone: pooled and within-group AUC, precision, calibration, ablations, the section swap.
 
 A metric that the data cannot answer is null with its reason beside it under `<key>.not_defined`; it is never left out.
@@ -148,9 +149,7 @@ def _check_same_rows(name: str, a: Rows, other: str, b: Rows) -> None:
         )
     for pool in ("num_patents", "num_techniques"):
         if not np.array_equal(a[pool], b[pool]):
-            raise ConfigError(
-                f"{SYSTEMS[name]} and {SYSTEMS[other]} differ in {pool}: search the same pool with both"
-            )
+            raise ConfigError(f"{SYSTEMS[name]} and {SYSTEMS[other]} differ in {pool}: search the same pool with both")
 
 
 def _side(

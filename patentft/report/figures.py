@@ -155,7 +155,9 @@ def curve(band: Band, kind: str, prevalence: float | None, alt: str, name: str) 
     """A ROC or precision-recall curve with its band. `kind`: roc or precision_recall."""
     with rc_context(_RC):
         figure, axes = _figure(3.1)
-        axes.fill_between(band.x, band.low, band.high, color=SERIES[ORANGE], alpha=0.2, linewidth=0, label="95 % interval")
+        axes.fill_between(
+            band.x, band.low, band.high, color=SERIES[ORANGE], alpha=0.2, linewidth=0, label="95 % interval"
+        )
         axes.plot(band.x, band.y, color=SERIES[ORANGE], linewidth=1.7, label="scorer")
         if kind == "roc":
             axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="chance")

@@ -91,8 +91,8 @@ KEYS = {
     ),
     "fold{i}.scored.{figure}": "the same figure of the scored pairs in one fold",
     "ablation.{score}.{metric}": (
-        "on the scored pairs, ranked by some parts of the score, two parts with weights fitted for these two: mean over "
-        "techniques with both classes"
+        "on the scored pairs, ranked by some parts of the score, two parts with weights fitted for these two: mean "
+        "over techniques with both classes"
     ),
     "ablation.difference.{parts}.{metric}": (
         "paired difference of two such rankings: combined minus some parts is what the others add; bootstrap over "

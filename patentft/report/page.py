@@ -164,6 +164,11 @@ def _step(a: str, b: str) -> str:
     return f"{SYSTEMS[a]} {MINUS} {_inline(b)}"
 
 
+def _step_head(a: str, b: str) -> Safe:
+    """The same for a narrow column: TF-IDF is not broken at its hyphen."""
+    return join([f"{SYSTEMS[a]} {MINUS} ", h("span", _inline(b), class_="whole" if b == "lexical" else None)])
+
+
 def _difference(a: str, b: str, side: str, metric: str) -> str:
     return f"difference.{a}_minus_{b}.{side}.{metric}"
 
@@ -220,41 +225,52 @@ def _top(page: Page) -> Safe:
 
 
 def _word_overlap(page: Page) -> Safe | None:
-    """Where TF-IDF alone beats what was trained, in plain words, and what it may say of the labels."""
+    """Where TF-IDF alone beats what was trained, in plain words, and what that may say of the labels."""
     m, systems = page.evaluation.metrics, page.evaluation.systems
+    if "lexical" not in systems:
+        return None
     told: list[Safe] = []
+    beaten = set()
     for a, b in LEXICAL_STEPS:
-        if a not in systems or b not in systems:
-            continue
-        found: dict[str, list[str]] = {"beats": [], "is ahead of": []}
-        for side, metric in HEADLINES:
-            key, own, other = _difference(a, b, side, metric), m.get(f"{side}.{b}.{metric}"), m.get(f"{side}.{a}.{metric}")
-            if isinstance(own, float) and isinstance(other, float) and own > other:
-                verb = "beats" if m.get(f"{key}.verdict") == BELOW else "is ahead of"
-                found[verb].append(f"{_found(side, metric)} ({number(own)} against {number(other)})")
-        for verb, parts in found.items():
-            if parts:
-                hint = "" if verb == "beats" else ", though not distinguishably,"
-                told.append(h("p", h("strong", f"TF-IDF alone {verb} the {_inline(a)}"), f"{hint} in {'; '.join(parts)}."))
-    last = systems[-2]  # the search whose candidates were scored: the encoder, if there is one
-    ahead = any(
-        isinstance(own := m.get(f"{side}.lexical.{metric}"), float)
-        and isinstance(other := m.get(f"{side}.{last}.{metric}"), float)
-        and own > other
-        for side, metric in HEADLINES
-    )
-    if ahead:
-        told.append(
-            h(
-                "p",
-                f"That word overlap ranks known matches better than the {_inline(last)} may come from the labels rather "
-                "than from the systems. If known matches were found by shared words, or were chosen with a method that "
-                "rewards them, then those that share words with the section are favoured by any lexical method, and "
-                "matches in other words are missing from the labels: that would be a property of such labels. These "
-                "figures cannot tell; labels made without a search by words could.",
-            )
+        for verb, hint in (("beats", ""), ("is ahead of", ", though not distinguishably,")):
+            ahead = [(side, n) for side, n in _ahead(page, a) if _beats(page, a, side, n) == (verb == "beats")]
+            if not ahead:
+                continue
+            if verb == "beats":
+                beaten.add(a)
+            parts = [
+                f"{_found(side, n)} ({number(m[f'{side}.{b}.{n}'])} against {number(m[f'{side}.{a}.{n}'])})"
+                for side, n in ahead
+            ]
+            lead = h("strong", f"TF-IDF alone {verb} the {_inline(a)}")
+            told.append(h("p", lead, f"{hint} in {', '.join(parts)}."))
+    search = systems[-2]  # whose candidates were scored: the encoder, if there is one
+    if search in beaten or 2 * len(_ahead(page, search)) > len(HEADLINES):
+        text = (
+            f"That word overlap ranks known matches better than the {_inline(search)} may come from the labels rather "
+            "than from the systems. If known matches were found by the words that they share with the section, or "
+            "chosen by a method that rewards these, any lexical method is favoured, and relevant patents in other "
+            "words are missing from the labels. That would be a property of such labels; these figures cannot tell "
+            "whether it is so here. Labels made without a search by words could."
         )
-    return h("div", *told, class_="warning") if told else None
+        told.append(h("p", text))
+    kind = "warning" if beaten else "missing"
+    return h("div", *told, class_=f"{kind} overlap", role="note") if told else None
+
+
+def _ahead(page: Page, system: str) -> list[tuple[str, str]]:
+    """The headline figures in which TF-IDF is ahead of `system`."""
+    values = page.evaluation.metrics
+    found = []
+    for side, metric in HEADLINES:
+        own, other = values.get(f"{side}.lexical.{metric}"), values.get(f"{side}.{system}.{metric}")
+        if isinstance(own, float) and isinstance(other, float) and own > other:
+            found.append((side, metric))
+    return found
+
+
+def _beats(page: Page, system: str, side: str, metric: str) -> bool:
+    return page.evaluation.metrics.get(f"{_difference(system, 'lexical', side, metric)}.verdict") == BELOW
 
 
 def _step_verdict(page: Page, notes: Notes, a: str, b: str) -> Safe:
@@ -265,13 +281,15 @@ def _step_verdict(page: Page, notes: Notes, a: str, b: str) -> Safe:
         return h("div", h("h3", name), h("p", text), class_="step")
     found = [(side, metric, m.get(f"{_difference(a, b, side, metric)}.verdict")) for side, metric in HEADLINES]
     good = sum(verdict == ABOVE for *_, verdict in found)
-    yes, no, open_ = ("helps", "harms somewhere", "not shown to help everywhere")
+    yes, no, open_ = ("helps", "harms", "not shown to help everywhere")
     if b == "lexical":
-        yes, no, open_ = ("better", "worse somewhere", "not shown to be better everywhere")
+        yes, no, open_ = ("better", "worse", "not shown to be better everywhere")
     if good == len(found):
         overall, kind = f"{yes}: every interval is above 0", "good"
+    elif all(verdict == BELOW for *_, verdict in found):
+        overall, kind = f"{no}: every interval is below 0", "bad"
     elif any(verdict == BELOW for *_, verdict in found):
-        overall, kind = f"{no}: {good} of {len(found)} intervals are above 0", "bad"
+        overall, kind = f"{no} somewhere: {good} of {len(found)} intervals are above 0", "bad"
     else:
         overall, kind = f"{open_}: {good} of {len(found)} intervals are above 0", "unclear"
     parts = []
@@ -349,19 +367,23 @@ def _systems(page: Page) -> Safe:
         )
     for name, steps, caption in (
         ("differences", STEPS, "Paired differences on the same rows; right of the line is better"),
-        ("differences-lexical", LEXICAL_STEPS, "The same against TF-IDF alone; left of the line, word overlap is better"),
+        (
+            "differences-lexical",
+            LEXICAL_STEPS,
+            "The same against TF-IDF alone; left of the line, word overlap is better",
+        ),
     ):
-        place = {(a, b): figures.GREY if (a, b) == ("scorer", "untrained") else i for a, b in steps for i in _place(a)}
         svg = _dots(
             page,
-            [(_found(side, n), i, _difference(*ab, side, n)) for side, n in HEADLINES for ab, i in place.items()],
-            {i: _step(a, b) for (a, b), i in place.items()},
+            [(_found(side, n), _step_colour(*ab), _difference(*ab, side, n)) for side, n in HEADLINES for ab in steps],
+            {_step_colour(a, b): _step(a, b) for a, b in steps},
             label="paired difference, 95 % interval",
             zero=True,
             name=name,
             alt=f"{caption}: recall, MRR and AUC with intervals and a line at zero; the tables below have the figures.",
         )
-        drawn.append(_figure(svg, caption) if svg else Safe(""))
+        if svg:
+            drawn.append(_figure(svg, caption))
     content.append(h("div", *drawn, class_="figures"))
     for side, names in lists.items():
         notes = Notes(m)
@@ -370,7 +392,7 @@ def _systems(page: Page) -> Safe:
         notes = Notes(m)
         steps = [(a, b) for a, b in (*STEPS, *LEXICAL_STEPS) if a in systems and b in systems]
         rows = [[_metric(n), *(_difference_cell(notes, a, b, side, n) for a, b in steps)] for n in names]
-        differences = table(["", *(_step(a, b) for a, b in steps)], rows, notes.reasons)
+        differences = table(["", *(_step_head(a, b) for a, b in steps)], rows, notes.reasons)
         content += [h("h3", titles[side]), shown, _details("Paired differences", differences, open_=True)]
     content.append(_details("Each split by itself", _by_fold(page, lists)))
     return join(content)
@@ -381,8 +403,9 @@ def _indexed(systems: Sequence[str]) -> list[tuple[int, str]]:
     return [(list(SYSTEMS).index(system), system) for system in systems]
 
 
-def _place(system: str) -> list[int]:
-    return [list(SYSTEMS).index(system)]
+def _step_colour(a: str, b: str) -> int:
+    """A difference has the colour of what it credits; the sum of the other two steps is grey."""
+    return figures.GREY if (a, b) == ("scorer", "untrained") else list(SYSTEMS).index(a)
 
 
 def _label(page: Page, metric: str) -> str:
@@ -390,7 +413,11 @@ def _label(page: Page, metric: str) -> str:
 
 
 def _difference_cell(notes: Notes, a: str, b: str, side: str, metric: str) -> Safe:
-    key = _difference(a, b, side, metric)
+    return _with_pill(notes, _difference(a, b, side, metric))
+
+
+def _with_pill(notes: Notes, key: str) -> Safe:
+    """A difference with its interval and its verdict."""
     verdict = notes.metrics.get(f"{key}.verdict")
     return join([notes.cell(key, signed=True), _pill(verdict) if verdict else None])
 
@@ -531,22 +558,20 @@ def _ablations(page: Page) -> Safe:
     )
     drawn = _figure(svg, "Which parts of the score rank best") if svg else None
     rows = [[_part(name), notes.cell(f"ablation.{name}.auc"), notes.cell(f"ablation.{name}.mrr")] for name in names]
+    head = ["", page.bound("AUC within technique"), "MRR"]
+    ranking, notes = table(head, rows, notes.reasons), Notes(m)
+    rows = []
     for a, b in ABLATION_STEPS:
-        key = f"ablation.difference.{a}_minus_{b}"
-        if f"{key}.auc" not in m:
-            continue
-        cells = [
-            join(
-                [
-                    notes.cell(f"{key}.{metric}", signed=True),
-                    _pill(v) if (v := m.get(f"{key}.{metric}.verdict")) else None,
-                ]
-            )
-            for metric in ("auc", "mrr")
-        ]
-        rows.append([_ablation_step(a, b, names), *cells])
-    grid = table(["", page.bound("AUC within technique"), "MRR"], rows, notes.reasons)
-    return join([h("p", text), _beside(drawn, grid), _weights(page)])
+        keys = [f"ablation.difference.{a}_minus_{b}.{metric}" for metric in ("auc", "mrr")]
+        if keys[0] in m:
+            rows.append([_ablation_step(a, b, names), *(_with_pill(notes, key) for key in keys)])
+    differences = table(["", "AUC within technique", "MRR"], rows, notes.reasons)
+    content = [h("p", text), _beside(drawn, ranking), h("h3", "What each part adds, on the same rows"), differences]
+    return join([*content, _weights(page)])
+
+
+def _article(feature: str) -> str:
+    return FEATURE_NAMES[feature] if feature == "lexical" else f"the {FEATURE_NAMES[feature]}"
 
 
 def _ablation_step(a: str, b: str, names: Sequence[str]) -> Safe:
@@ -556,7 +581,7 @@ def _ablation_step(a: str, b: str, names: Sequence[str]) -> Safe:
     if a != "combined":
         return join([f"{_part(a).removesuffix(' only')} {MINUS} {other}"])
     used = PARTS["combined"] if "lexical" in names else PARTS["cross_encoder_and_cosine"]
-    rest = " and ".join(FEATURE_NAMES[feature] for feature in used if feature not in PARTS[b])
+    rest = " and ".join(_article(feature) for feature in used if feature not in PARTS[b])
     label = f"Combined {MINUS} ({other})" if "+" in other else f"Combined {MINUS} {other}"
     verb = "adds" if len(used) - len(PARTS[b]) == 1 else "add"
     return join([label, h("span", f"what {rest} {verb}", class_="part")])

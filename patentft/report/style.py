@@ -25,6 +25,11 @@ nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:24px;font-size:.9rem}
 .ci{display:block;white-space:nowrap}
 .warning{border-left:4px solid var(--bad);background:var(--bad-bg);padding:10px 14px;max-width:none}
 .missing{border-left:4px solid var(--unclear);background:var(--panel);padding:10px 14px}
+.overlap{margin:18px 0}
+.overlap p{margin:.3em 0}
+.step+h2{margin-top:1.1em}
+.whole{white-space:nowrap}
+.part{display:block;font-size:.78rem;color:var(--muted)}
 .pill{display:inline-block;border-radius:999px;padding:1px 9px;font-size:.78rem;font-weight:500;line-height:1.5}
 .good{color:var(--good);background:var(--good-bg)}
 .bad{color:var(--bad);background:var(--bad-bg)}
@@ -73,7 +78,8 @@ article h3{margin-top:.7em;overflow-wrap:anywhere}
 .facts{margin:0}
 @media (max-width:560px){main{padding:12px 14px 48px}h1{font-size:1.45rem}.cards{grid-template-columns:1fr 1fr}
 .value{font-size:1.15rem}.step{padding:10px 12px}section{margin-top:28px;padding-top:18px}
-table{font-size:.84rem}th,td{padding-right:7px}td.n,th.n{padding-left:3px}.ci{font-size:.76rem}
+table{font-size:.84rem}th,td{padding-right:7px}
+td .pill{white-space:normal;line-height:1.25;border-radius:9px}td.n,th.n{padding-left:3px}.ci{font-size:.76rem}
 .verdicts{grid-template-columns:1fr;gap:7px}
 .verdicts li{display:grid;grid-template-columns:1fr auto 7.2rem;gap:8px;align-items:center}
 .verdicts .pill{justify-self:start;line-height:1.25;border-radius:9px}}

@@ -419,7 +419,7 @@ def _count_above(scores: torch.Tensor, queries: Queries, targets: Targets, great
     for start in range(0, len(targets.score), 256):  # 256 x block scores at a time: 2 MiB
         some = slice(start, start + 256)
         rows = scores[torch.from_numpy(queries.row_of[targets.technique[some]])]
-        middle, tie = (torch.from_numpy(column[some])[:, None] for column in (targets.score, targets.tie))
+        middle, tie = (torch.tensor(column[some])[:, None] for column in (targets.score, targets.tie))
         above = (rows > middle + tie).sum(dim=1).numpy()
         greater[some] += above
         equal[some] += (rows >= middle - tie).sum(dim=1).numpy() - above

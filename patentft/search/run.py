@@ -95,35 +95,52 @@ def _counts_file(index: int) -> str:
 
 
 class _EmbedActor:
-    """One encoder on one device: reads a part, writes its embeddings and counts, returns only the part's index."""
+    """One encoder on one device: reads a part, writes its embeddings and counts, returns only the part's index.
+
+    A ConfigError is returned as text: Ray Data would wrap it in its own exceptions and lose what it says to set.
+    """
 
     def __init__(self, config: EmbedConfig, model: str, source: StageFolder, folder: StageFolder, threads: int) -> None:
         os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizer's threads
         torch.set_num_threads(threads)
-        device = "cuda" if config.gpus_per_worker > 0 else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(
-                f"gpus_per_worker is {config.gpus_per_worker}, but the worker sees no CUDA GPU; set it to 0"
-            )
         self.config, self.source, self.folder = config, source, folder
         self.entries = source.parts(config.table)
-        self.encoder: Encoder = load_encoder(model, device, config.dtype, config.pooling)
+        self.encoder: Encoder | None = None
+        self.problem = ""
+        try:
+            self.encoder = load_encoder(model, self._device(), config.dtype, config.pooling)
+        except ConfigError as error:
+            self.problem = str(error)
+
+    def _device(self) -> str:
+        gpus = self.config.gpus_per_worker
+        if gpus > 0 and not torch.cuda.is_available():
+            raise ConfigError(f"gpus_per_worker is {gpus:g}, but the worker sees no CUDA GPU; set it to 0")
+        return "cuda" if gpus > 0 else "cpu"
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """batch: {"id": part indices}. Returns them with a "problem" each, empty when the part was written."""
         for index in map(int, batch["id"]):
-            part, counts = embed_part(
-                self.encoder, self.config, self.source.read_part(self.entries[index], source_columns(self.config))
-            )
-            settings = {
-                "dimension": self.encoder.hidden_size,
-                "max_tokens": self.config.max_tokens or self.encoder.max_tokens,
-                "pooling": self.encoder.pooling,
-                "normalized": self.encoder.normalize,
-            }
-            # the counts first: a part that is done has its counts
-            self.folder.write_file(_counts_file(index), json.dumps(counts | settings).encode())
-            self.folder.write_part("embeddings", index, part)
-        return batch
+            try:
+                self._write(index)
+            except ConfigError as error:
+                self.problem = str(error)
+        return {"id": batch["id"], "problem": np.asarray([self.problem] * len(batch["id"]), dtype=object)}
+
+    def _write(self, index: int) -> None:
+        if self.encoder is None:
+            return
+        source = self.source.read_part(self.entries[index], source_columns(self.config))
+        part, counts = embed_part(self.encoder, self.config, source)
+        settings = {
+            "dimension": self.encoder.hidden_size,
+            "max_tokens": self.config.max_tokens or self.encoder.max_tokens,
+            "pooling": self.encoder.pooling,
+            "normalized": self.encoder.normalize,
+        }
+        # the counts first: a part that is done has its counts
+        self.folder.write_file(_counts_file(index), json.dumps(counts | settings).encode())
+        self.folder.write_part("embeddings", index, part)
 
 
 def _map_parts(
@@ -131,7 +148,8 @@ def _map_parts(
 ) -> Iterator[Any]:
     """Run `actor` over part indices in a pool of Ray Data actors; yields a row per finished part, in any order.
 
-    Ray restarts an actor that dies and gives its part to another; a part that raises ends the run with its error.
+    Ray restarts an actor that dies and gives its part to another; a part that raises ends the run with its error, a
+    "problem" with a ConfigError.
     """
     data_context = ray.data.DataContext.get_current()
     data_context.enable_progress_bars = False  # the stage shows its own
@@ -145,7 +163,10 @@ def _map_parts(
         num_cpus=cpus,
         num_gpus=gpus,
     )
-    yield from dataset.iter_rows()
+    for row in dataset.iter_rows():
+        if row["problem"]:
+            raise ConfigError(row["problem"])
+        yield row
 
 
 SPARE_CPUS = 0.5

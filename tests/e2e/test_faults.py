@@ -198,7 +198,7 @@ def test_a_killed_driver(whole, tmp_path, place):
     values = begun(whole, out, keep)
     values["scorer"]["checkpoint_seconds"] = 0.0
     config, script = tmp_path / "config.yaml", tmp_path / "driver.py"
-    config.write_text(yaml.safe_dump({**values, "cluster": {"address": "local"}}))
+    config.write_text(yaml.safe_dump({**values, "cluster": {"address": "local"}}, sort_keys=False))
     script.write_text(textwrap.dedent(DRIVER))
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}

@@ -19,10 +19,10 @@ from patentft.report import figures
 from patentft.report.evaluate import KEYS, Fold, describe, evaluate
 from patentft.report.metrics import ABOVE, BELOW, UNCLEAR, verdict
 from patentft.report.ranks import above, auc_from_ranks, mean_ranks
-from patentft.report.run import REPORT, ReportConfig, run_report
+from patentft.report.run import REPORT, ReportConfig, _ablation_weights, run_report
 from patentft.stage import references
 
-from .world import Matrices, World, matrices, ranks_of
+from .world import Matrices, World, matrices, ranks_of, weights
 from .world import build as build_world
 
 
@@ -55,7 +55,7 @@ def whole_score(fold: Matrices) -> np.ndarray:
 
 
 def brute(fold: Matrices, system: str) -> dict[str, list[float]]:
-    """Recall, MRR, AUC per technique and per patent from the full matrix of scores."""
+    """Recall and MRR per technique and per patent, AUC per technique, from the full matrix of scores."""
     score = whole_score(fold) if system == "scorer" else fold.cosine[system].astype(np.float64)
     found: dict[str, list[float]] = {}
     for side, axis in (("technique", 1), ("patent", 0)):
@@ -67,7 +67,8 @@ def brute(fold: Matrices, system: str) -> dict[str, list[float]]:
             for k in (1, 5, 10, 20, 50, 100):
                 found.setdefault(f"{side}.recall_at_{k}", []).append(float((r[y] < k).mean()))
             found.setdefault(f"{side}.mrr", []).append(float(1 / (1 + r[y].min())))
-            found.setdefault(f"{side}.auc", []).append(float(roc_auc_score(y, x)) if not y.all() else np.nan)
+            if side == "technique":
+                found.setdefault("technique.auc", []).append(float(roc_auc_score(y, x)))
     return found
 
 
@@ -77,10 +78,10 @@ def pooled(folds: list[dict[str, list[float]]], key: str) -> float:
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_ranks_equal_brute_force_on_whole_matrices(tmp_path, plain, undrawn, ties):
-    world = World(tmp_path, ties=True) if ties else plain[0]
+    world = World(tmp_path, num_folds=2, ties=True) if ties else plain[0]
     metrics = report(world)[0] if ties else plain[1]
     folds = [matrices(world, i) for i in range(world.num_folds)]
-    for system in ("untrained", "encoder", "scorer"):
+    for system in ("lexical", "untrained", "encoder", "scorer"):
         wanted = [brute(fold, system) for fold in folds]
         checked = 0
         for key in wanted[0]:
@@ -127,6 +128,8 @@ def test_intervals_hold_their_estimate_and_steps_are_differences_of_systems(plai
     for side, metric in (("technique", "mrr"), ("technique", "auc"), ("patent", "recall_at_5")):
         step = metrics[f"difference.scorer_minus_encoder.{side}.{metric}"]
         assert step == pytest.approx(metrics[f"{side}.scorer.{metric}"] - metrics[f"{side}.encoder.{metric}"])
+        step = metrics[f"difference.encoder_minus_lexical.{side}.{metric}"]
+        assert step == pytest.approx(metrics[f"{side}.encoder.{metric}"] - metrics[f"{side}.lexical.{metric}"])
     assert metrics["difference.scorer_minus_untrained.technique.mrr.verdict"] == ABOVE
 
 
@@ -140,17 +143,35 @@ def test_candidate_recall_counts_pairs_and_gives_the_exact_bound(plain):
     assert metrics[f"candidates.encoder.lower_bound_at_{world.top_k}"] < kept.mean()
 
 
-def test_ablation_on_the_candidate_rows(plain):
+def test_ablation_of_every_subset_on_the_candidate_rows(plain):
     world, metrics, _ = plain
     folds = [matrices(world, i) for i in range(world.num_folds)]
-    values = []
-    for f in folds:
-        for x, y, s in zip(f.cross, f.label, f.scored, strict=True):
-            if y[s].any():
-                values.append(1 / (1 + np.sort(ranks_of(x[s][None], 1)[0][y[s]])[0]))
-    assert metrics["ablation.cross_encoder.mrr"] == pytest.approx(np.mean(values))
-    step = metrics["ablation.combined.auc"] - metrics["ablation.cosine.auc"]
-    assert metrics["ablation.difference.combined_minus_cosine.auc"] == pytest.approx(step)
+    keys = {
+        "lexical": "lexical",
+        "cosine": "cosine",
+        "cross_encoder": "cross",
+        "cosine_and_lexical": "cosine+lexical",
+        "cross_encoder_and_lexical": "cross+lexical",
+        "cross_encoder_and_cosine": "cross+cosine",
+        "combined": "combined",
+    }
+    for name, subset in keys.items():
+        mrr, auc = [], []
+        for i, f in enumerate(folds):
+            parts = {"cross": f.cross, "cosine": f.cosine["encoder"], "lexical": f.cosine["lexical"]}
+            score = sum(w * parts[part].astype(np.float64) for part, w in weights(i)[subset].items())
+            score = f.log_odds if subset == "combined" else np.asarray(score)
+            for x, y, s in zip(score, f.label, f.scored, strict=True):
+                if y[s].any():
+                    mrr.append(1 / (1 + np.sort(ranks_of(x[s][None], 1)[0][y[s]])[0]))
+                    auc.append(roc_auc_score(y[s], x[s]))
+        assert metrics[f"ablation.{name}.mrr"] == pytest.approx(np.mean(mrr), abs=1e-12)
+        assert metrics[f"ablation.{name}.auc"] == pytest.approx(np.mean(auc), abs=1e-12)
+        if name != "combined":
+            step = metrics["ablation.combined.auc"] - metrics[f"ablation.{name}.auc"]
+            assert metrics[f"ablation.difference.combined_minus_{name}.auc"] == pytest.approx(step)
+            assert metrics[f"ablation.difference.combined_minus_{name}.mrr.low"] is not None
+    assert metrics["fold1.weight.cosine"] == weights(1)["combined"]["cosine"]
 
 
 def test_auc_from_mean_ranks_with_ties():
@@ -240,7 +261,7 @@ def test_page_is_self_contained_and_accessible(plain):
     assert not re.search(r"url\(\s*['\"]?(https?:)?//|@import", text)
     assert {tag for tag, _ in tags}.isdisjoint({"script", "link", "iframe", "img", "object"})
     figures = [attributes for tag, attributes in tags if tag == "svg"]
-    assert len(figures) == 10
+    assert len(figures) == 11
     assert all(len(figure["aria-label"]) > 20 and figure["role"] == "img" for figure in figures)
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -268,6 +289,10 @@ def test_page_shows_what_it_must(plain):
         "the scorer reads the section",
         "labels_exhaustive",
         "pyarrow",
+        "Is it better than TF-IDF alone?",
+        "Cosine + TF-IDF",
+        "what the cross-encoder adds",
+        "Weights of the parts",
     ):
         assert words in text, words
     assert f"{metrics['technique.scorer.mrr']:.3f}" in text
@@ -320,6 +345,39 @@ def test_no_encoder(tmp_path):
     wanted = [brute(f, "scorer") for f in fold]
     assert metrics["technique.scorer.auc"] == pytest.approx(pooled(wanted, "technique.auc"))
     assert metrics["patent.scorer.mrr"] == pytest.approx(pooled(wanted, "patent.mrr"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_tf_idf(tmp_path):
+    metrics, text = report(World(tmp_path, num_folds=2, with_lexical=False, lexical_feature=False))
+    assert not any("lexical" in key for key in metrics if not key.startswith(("counts", "seconds")))
+    assert metrics["ablation.combined.mrr"] is not None
+    assert metrics["ablation.difference.combined_minus_cosine.mrr"] is not None
+    assert metrics["fold0.weight.cosine"] == 1
+    assert "TF-IDF" not in text.partition('id="run"')[0]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_tf_idf_that_beats_the_encoder_is_told_at_the_top(tmp_path):
+    noise = dict(lexical=0.02, untrained=1.5, encoder=1.0, scorer=3.0)
+    metrics, text = report(World(tmp_path, num_folds=2, noise=noise, lexical_feature=False))
+    top = text.partition("Did each step help?")[0]
+    for system, name in (("scorer", "scorer"), ("encoder", "fine-tuned encoder")):
+        assert metrics[f"difference.{system}_minus_lexical.technique.mrr.verdict"] == BELOW
+        assert f"TF-IDF alone beats the {name}</strong>" in top
+        assert f"({metrics['technique.lexical.mrr']:.3f} against {metrics[f'technique.{system}.mrr']:.3f})" in top
+    assert "may come from the labels" in top
+    noise = dict(lexical=2.0, untrained=1.5, encoder=0.7, scorer=0.3)
+    (tmp_path / "b").mkdir()
+    _, text = report(World(tmp_path / "b", num_folds=1, noise=noise))
+    assert "TF-IDF alone beats" not in text
+    assert "may come from the labels" not in text
+
+
+def test_weights_that_are_not_known_are_left_out():
+    read = _ablation_weights({"cross": {"cross": 2}, "cross+x": {"cross": 1, "x": 1}, "cosine+cross": {"cross": 1.0}})
+    assert read == {frozenset(["cross"]): {"cross": 2.0}}
+    assert _ablation_weights(None) == {}
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -408,7 +466,14 @@ def test_different_rows_are_refused(plain):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"scores": []}, {"roles": ["a", "b"]}, {"encoder": ["x", "y"]}, {"baseline": []}, {"scores": ["s", "t"]}],
+    [
+        {"scores": []},
+        {"roles": ["a", "b"]},
+        {"encoder": ["x", "y"]},
+        {"baseline": []},
+        {"scores": ["s", "t"]},
+        {"lexical": ["l", "m"]},
+    ],
 )
 def test_lists_must_be_parallel(changed):
     values = {"data": "corpus", "roles": ["r"], "baseline": ["b"], "encoder": ["e"], "scores": ["s"]}
@@ -418,7 +483,8 @@ def test_lists_must_be_parallel(changed):
 
 
 def test_stage_names_its_references():
-    assert references(REPORT.config) == dict.fromkeys(("data", "roles", "baseline", "encoder", "scores"), "stage")
+    names = ("data", "roles", "lexical", "baseline", "encoder", "scores")
+    assert references(REPORT.config) == dict.fromkeys(names, "stage")
     assert not REPORT.uses_ray
 
 

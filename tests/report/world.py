@@ -29,10 +29,14 @@ class World:
     num_techniques: int = 20  # per fold, all of them test
     num_patents: int = 200  # the pool
     top_k: int = 40
-    noise: Mapping[str, float] = field(default_factory=lambda: dict(untrained=1.2, encoder=0.7, scorer=0.35))
+    noise: Mapping[str, float] = field(
+        default_factory=lambda: dict(lexical=0.5, untrained=1.2, encoder=0.7, scorer=0.35)
+    )
     matches_per_technique: int = 3
     ties: bool = False  # round cosines, so that many are equal
     with_encoder: bool = True
+    with_lexical: bool = True  # the comparison with TF-IDF alone
+    lexical_feature: bool = True  # TF-IDF in the score, weights of every subset
     calibrated: bool = True
     threshold: bool = True
     swaps: bool = True
@@ -57,6 +61,19 @@ class Matrices:
     scored: np.ndarray  # which pairs are candidates
 
 
+def weights(fold: int) -> dict[str, dict[str, float]]:
+    """Of every subset of the parts of a fold's score, "combined" among them."""
+    return {
+        "cross": {"cross": 1.5},
+        "cosine": {"cosine": 7.0},
+        "lexical": {"lexical": 6.0},
+        "cross+cosine": {"cross": 1.2 + 0.1 * fold, "cosine": 3.0},
+        "cosine+lexical": {"cosine": 5.0, "lexical": 4.0 + fold},
+        "cross+lexical": {"cross": 0.9, "lexical": 2.0},
+        "combined": {"cross": 1.0, "cosine": 1.0 + 0.5 * fold, "lexical": 2.0},
+    }
+
+
 def matrices(world: World, fold: int) -> Matrices:
     rng = np.random.default_rng(1000 + fold)
     shape = world.num_techniques, world.num_patents
@@ -69,14 +86,16 @@ def matrices(world: World, fold: int) -> Matrices:
         label[t, own] = True
     quality = quality + 2.0 * label
     cosine = {}
-    for system in ("untrained", "encoder"):
+    for system in ("untrained", "encoder", "lexical"):
         values = 0.5 + 0.1 * (quality + world.noise[system] * 3 * rng.normal(size=shape))
         cosine[system] = (np.round(values, 1) if world.ties else values).astype(np.float32)
     last = cosine["encoder" if world.with_encoder else "untrained"]
     if not world.matches_among_candidates:
         last[label] = -1.0
     cross = (2 * (quality + world.noise["scorer"] * 3 * rng.normal(size=shape)) - 4).astype(np.float32)
-    log_odds = (cross + last).astype(np.float32)
+    own = weights(fold)["combined"] if world.lexical_feature else {"cross": 1.0, "cosine": 1.0}
+    parts = {"cross": cross, "cosine": last, "lexical": cosine["lexical"]}
+    log_odds = sum(w * parts[name].astype(np.float64) for name, w in own.items()).astype(np.float32)  # type: ignore
     if world.ties:
         log_odds = np.round(log_odds)
     order = np.argsort(-last, axis=1, kind="stable")
@@ -94,11 +113,12 @@ def ranks_of(scores: np.ndarray, axis: int) -> np.ndarray:
 def build(world: World) -> tuple[ReportConfig, Context]:
     """Write every stage and return what `run_report` is given."""
     folds = [matrices(world, i) for i in range(world.num_folds)]
-    names = {"roles": [], "baseline": [], "encoder": [], "scores": []}
+    names = {"roles": [], "lexical": [], "baseline": [], "encoder": [], "scores": []}
     stages = {"corpus": _corpus(world, folds)}
     for i, fold in enumerate(folds):
         for kind, made in (
             ("roles", _roles(world, i, fold)),
+            ("lexical", _search(world, i, fold, "lexical") if world.with_lexical else None),
             ("baseline", _search(world, i, fold, "untrained")),
             ("encoder", _search(world, i, fold, "encoder") if world.with_encoder else None),
             ("scores", _scores(world, i, fold)),
@@ -204,8 +224,8 @@ def _search(world: World, i: int, fold: Matrices, system: str) -> StageFolder:
     tables = {"ranks": [ranks[j] for j in rng.permutation(len(ranks))], "candidates": candidates}
     if tables["ranks"] and world.role == "test":
         tables["ranks"].append({**ranks[0], "role": "valid", "technique_id": "other", "rank_in_technique": 190.0})
-    name = f"{system}{i}"
-    return _stage(world, name, "search", tables, {"pairs_possible": int(cosine.size), "precision": "fp32"})
+    name, kind = f"{system}{i}", "lexical" if system == "lexical" else "search"
+    return _stage(world, name, kind, tables, {"pairs_possible": int(cosine.size), "precision": "fp32"})
 
 
 def _scores(world: World, i: int, fold: Matrices) -> StageFolder:
@@ -218,6 +238,7 @@ def _scores(world: World, i: int, fold: Matrices) -> StageFolder:
             "patent_id": fold.patents[p],
             "role": world.role,
             "cosine": cosine[t, p],
+            "lexical": fold.cosine["lexical"][t, p] if world.lexical_feature else None,
             "cross_logit": fold.cross[t, p],
             "log_odds": z,
             "probability": 1 / (1 + np.exp(-z / 2)) if world.calibrated else None,
@@ -236,4 +257,8 @@ def _scores(world: World, i: int, fold: Matrices) -> StageFolder:
     counts: dict[str, Any] = {"pairs_scored": len(rows), "calibration": {"kind": "temperature", "temperature": 2.0}}
     if world.threshold:
         counts["threshold"] = 0.4
+    counts["weights"] = {"cross": 1.0, "cosine": 1.0}
+    if world.lexical_feature:
+        counts["ablation_weights"] = weights(i)
+        counts["weights"] = counts["ablation_weights"].pop("combined")
     return _stage(world, f"score{i}", "score", tables, counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -97,19 +98,19 @@ def run(root: Path, name: str, stage: Stage, values: dict, inputs: list[StageFol
     return folder
 
 
-def embed_both(root: Path, data: StageFolder, model: str, **values: Any) -> list[StageFolder]:
+def embed(root: Path, data: StageFolder, model: str, table: str, **values: Any) -> StageFolder:
     from patentft.search.run import EMBED
 
-    common = {"data": "corpus", "model": model, "overlap_tokens": 8, "cpus_per_worker": 0.5, **values}
-    return [run(root, table, EMBED, {**common, "table": table}, [data], model) for table in ("patents", "techniques")]
+    common = {"data": "corpus", "table": table, "model": model, "overlap_tokens": 8, "cpus_per_worker": 0.5}
+    return run(root, table, EMBED, common | values, [data], model)
 
 
 @pytest.fixture(scope="module")
 def stages(ray_cluster, tmp_path_factory: pytest.TempPathFactory, tiny_bert: str) -> dict[str, StageFolder]:
     root = tmp_path_factory.mktemp("runs")
     data = corpus(root)
-    patents, techniques = embed_both(root, data, tiny_bert)
-    return {"corpus": data, "split": split(root), "patents": patents, "techniques": techniques}
+    embedded = {table: embed(root, data, tiny_bert, table) for table in ("patents", "techniques")}
+    return {"corpus": data, "split": split(root), **embedded}
 
 
 def search(root: Path, stages: dict[str, StageFolder], **values: Any) -> StageFolder:
@@ -234,7 +235,7 @@ def test_embeddings_of_two_models_are_refused(stages: dict[str, StageFolder], tm
     from tests.search.tiny_bert import build_bert
 
     other = str(build_bert(tmp_path / "bert", size=16))
-    techniques = embed_both(tmp_path, stages["corpus"], other)[1]
+    techniques = embed(tmp_path, stages["corpus"], other, "techniques")
     with pytest.raises(ConfigError, match=r"32 dimensions \(stage 'patents'.*16 \(stage 'techniques'"):
         search(tmp_path, {**stages, "techniques": techniques})
 
@@ -247,18 +248,14 @@ def test_filters_need_the_data_that_was_embedded(stages: dict[str, StageFolder],
         search(tmp_path, {**stages, "corpus": data}, codes=["B01D"])
 
 
-def test_embedding_resumes_at_the_missing_parts(ray_cluster, tmp_path: Path, tiny_bert: str) -> None:
-    from patentft.search.run import EMBED
-
-    data = corpus(tmp_path)
-    values = {"data": "corpus", "table": "patents", "model": tiny_bert, "overlap_tokens": 8, "cpus_per_worker": 0.5}
-    whole = run(tmp_path, "whole", EMBED, values, [data], tiny_bert)
-    cut = run(tmp_path, "cut", EMBED, values, [data], tiny_bert)
-    kept = Path(cut.location.path) / "embeddings" / "part-00000.parquet"
+def test_embedding_resumes_at_the_missing_parts(stages: dict[str, StageFolder], tmp_path: Path, tiny_bert: str) -> None:
+    whole = stages["patents"]
+    shutil.copytree(whole.location.path, tmp_path / "patents")
+    kept = tmp_path / "patents" / "embeddings" / "part-00000.parquet"
     before = kept.stat().st_mtime_ns
     for path in ("manifest.json", "embeddings/part-00002.parquet", "ledger/counts--part-00003.json.json"):
-        (Path(cut.location.path) / path).unlink()
-    again = run(tmp_path, "cut", EMBED, {**values, "workers": 2}, [data], tiny_bert)
+        (tmp_path / "patents" / path).unlink()
+    again = embed(tmp_path, stages["corpus"], tiny_bert, "patents", workers=2)
     assert kept.stat().st_mtime_ns == before
     assert again.manifest.counts == whole.manifest.counts
     assert [entry.sha256 for entry in again.manifest.files] == [entry.sha256 for entry in whole.manifest.files]
@@ -291,33 +288,28 @@ class _DiesOnce:
         return self.actor(batch)
 
 
-def test_a_killed_actor_costs_no_part(ray_cluster, tmp_path: Path, tiny_bert: str, monkeypatch) -> None:
+def test_a_killed_actor_costs_no_part(
+    stages: dict[str, StageFolder], tmp_path: Path, tiny_bert: str, monkeypatch
+) -> None:
+    """Two actors that ask for both CPUs, so that Ray Data's own tasks would starve (ray#44687); one of them dies."""
     from patentft.search import run as module
 
-    data, marker = corpus(tmp_path), str(tmp_path / "killed")
-    map_parts = module._map_parts
+    marker, map_parts = str(tmp_path / "killed"), module._map_parts
 
     def with_a_death(indices, actor, arguments, **options):
         return map_parts(indices, _DiesOnce, {**arguments, "marker": marker}, **options)
 
     monkeypatch.setattr(module, "_map_parts", with_a_death)
-    patents = embed_both(tmp_path, data, tiny_bert)[0]
+    patents = embed(tmp_path, stages["corpus"], tiny_bert, "patents", workers=2, cpus_per_worker=1)
     assert Path(marker).exists()
-    assert patents.read("embeddings")["id"].to_pylist()[0] == "EP000"
-    assert patents.manifest.counts["texts"] == NUM_PATENTS
-    assert len(patents.parts("embeddings")) == 5
+    assert [entry.sha256 for entry in patents.manifest.files] == [
+        entry.sha256 for entry in stages["patents"].manifest.files
+    ]
 
 
-def test_an_error_in_an_actor_says_what_to_do(ray_cluster, tmp_path: Path, tiny_bert: str) -> None:
-    data = corpus(tmp_path)
+def test_an_error_in_an_actor_says_what_to_do(stages: dict[str, StageFolder], tmp_path: Path, tiny_bert: str) -> None:
     with pytest.raises(ConfigError, match="over the encoder's limit of 64"):
-        embed_both(tmp_path, data, tiny_bert, max_tokens=100)
-
-
-def test_more_workers_than_cpus_do_not_hang(ray_cluster, tmp_path: Path, tiny_bert: str) -> None:
-    """Two actors that would hold both CPUs: Ray Data's own tasks still run (ray#44687)."""
-    patents, _ = embed_both(tmp_path, corpus(tmp_path), tiny_bert, workers=2, cpus_per_worker=1)
-    assert patents.manifest.counts["texts"] == NUM_PATENTS
+        embed(tmp_path, stages["corpus"], tiny_bert, "patents", max_tokens=100)
 
 
 def test_configurations_and_folders_travel_to_workers(stages: dict[str, StageFolder]) -> None:
