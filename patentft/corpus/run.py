@@ -31,6 +31,8 @@ class CorpusConfig(Config):
     """Known (technique, patent) matches; without them there is no training and no recall."""
     max_characters: int | None = Field(default=100_000, ge=1)
     """A row with a longer text (or list of texts) goes to quarantine; null: no limit."""
+    rows_per_part: int = Field(default=1000, ge=1)
+    """Rows of a part file: the unit that later stages share among workers and do again after a kill."""
     unknown_ids: Literal["quarantine", "refuse"] = "quarantine"
     """Matches that name a technique or patent that is not there: "quarantine", or "refuse" to stop with an error."""
 
@@ -57,7 +59,7 @@ def run_corpus(config: CorpusConfig, context: Context) -> dict[str, Any]:
     for table, source in (("patents", config.patents), ("techniques", config.techniques)):
         column = table[:-1] + "_id"
         rows = read_table(table, source, rejected, tallies[table], max_characters=config.max_characters)
-        for index, batch in enumerate(_batched(rows, ROWS_PER_PART)):
+        for index, batch in enumerate(_batched(rows, config.rows_per_part)):
             ids[table].update(row[column] for row in batch)
             _write(context.folder, table, index, pa.Table.from_pylist(batch, schema=schema.TABLES[table]))
         if not tallies[table].kept:
@@ -119,7 +121,7 @@ def run_synth(config: SynthConfig, context: Context) -> dict[str, Any]:
 
 
 def synth_rows_per_part(patents: int) -> int:
-    """At least two parts for anything but a handful, so that two workers have work; at most ROWS_PER_PART rows."""
+    """At least two parts for anything but a handful, so that two workers have work; at most 5,000 rows."""
     return max(1, min(5_000, -(-patents // 4)))
 
 

@@ -29,7 +29,7 @@ nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin-top:24px;font-size:.9rem}
 .overlap p{margin:.3em 0}
 .step+h2{margin-top:1.1em}
 .whole{white-space:nowrap}
-.part{display:block;font-size:.78rem;color:var(--muted)}
+.part{display:block;min-width:9.5em;font-size:.78rem;color:var(--muted)}
 .pill{display:inline-block;border-radius:999px;padding:1px 9px;font-size:.78rem;font-weight:500;line-height:1.5}
 .good{color:var(--good);background:var(--good-bg)}
 .bad{color:var(--bad);background:var(--bad-bg)}
