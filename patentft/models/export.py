@@ -37,7 +37,7 @@ def write_folder(
 
 
 def write_sentence_transformers_files(folder: Path, base_folder: Path, pooling: str, max_tokens: int) -> None:
-    """modules.json and what it names: the base's own files where it has them, else Transformer + Pooling + Normalize."""
+    """modules.json and what it names: the base's own where it has them, else Transformer, Pooling, Normalize."""
     if (base_folder / "modules.json").is_file():
         for name in ENCODER_FILES:
             if (base_folder / name).is_file():
@@ -95,7 +95,8 @@ def model_card(
     data = "\n".join(f"- `{name}`: `{identity}`" for name, identity in inputs.items())
     return (
         f"---\n{front}---\n\n# {title}\n\n{intro}\n\n## Use\n\n```python\n{use}\n```\n\n"
-        f"## Facts\n\n| | |\n|---|---|\n{rows}\n\n## On the validation side\n\n| metric | value |\n|---|---|\n{reached}\n\n"
+        f"## Facts\n\n| | |\n|---|---|\n{rows}\n\n"
+        f"## On the validation side\n\n| metric | value |\n|---|---|\n{reached}\n\n"
         f"## Trained on\n\nContent ids of the inputs (the manifests' `id`):\n\n{data}\n\n"
         f"## Configuration\n\n```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}```\n"
     )

@@ -1,1 +1,1 @@
-"""What is learned: one file per objective, each with Config, encode, units, collate, wrap, loss and evaluate together."""
+"""What is learned: a file per objective, each with its Config, encode, units, collate, loss and metrics together."""

@@ -46,7 +46,7 @@ class ContrastiveConfig(Config):
 
 
 def build(folder: str, config: ContrastiveConfig, dropout: float | None) -> nn.Module:
-    """The encoder without a head. BERT's own pooler is not used, so it is not trained: DDP would wait for its gradient."""
+    """The encoder without a head. BERT's own pooler is not used, so not trained: DDP would wait for its gradient."""
     from transformers import AutoModel
 
     model = load_backbone(folder, AutoModel, dropout)
@@ -113,7 +113,7 @@ def units(encoded: Encoded, config: ContrastiveConfig, epoch: int, seed: int) ->
 
 
 def collate(encoded: Encoded, chosen: Sequence[Unit], pad_id: int) -> dict[str, torch.Tensor]:
-    """One block a micro-batch: sections (S, T), patents (P, T'), allowed (S, P) bool, target (S,) the match's column."""
+    """One block: section_ids, section_mask (S, T); patent_ids, patent_mask (P, T'); allowed (S, P) bool."""
     (unit,) = chosen
     labels = encoded["label"]
     matched = [row for row in unit.rows if labels[row] == 1]

@@ -1,7 +1,7 @@
 """Tokenized training data: named flat arrays, written once by the driver as safetensors, read by every worker.
 
-Ragged token lists are a flat `<name>` of ids and `<name>_offsets` of length rows + 1. Workers hold arrays, not texts, so
-a restarted worker is ready at once and nothing is tokenized inside the process group.
+Ragged token lists are a flat `<name>` of ids and `<name>_offsets` of length rows + 1. Workers hold arrays, not texts: a
+restarted worker is ready at once and nothing is tokenized inside the process group.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ def log_odds(features: Features, weights: Mapping[str, float]) -> npt.NDArray[np
 def fit_weights(features: Features, labels: npt.NDArray[np.bool_], groups: npt.NDArray) -> dict[str, float]:
     """Weight of each feature, none negative, that minimise the listwise loss: -log softmax of each match in its group.
 
-    labels (pairs,) bool; groups (pairs,): the technique whose candidates they are. Convex in the weights. Raises ConfigError
-    when no group holds both a match and another pair.
+    labels (pairs,) bool; groups (pairs,): the technique whose candidates they are. Convex in the weights. Raises
+    ConfigError when no group holds both a match and another pair.
     """
     matrix = np.stack([features[name] for name in features], axis=1).astype(np.float64)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups[labels])]

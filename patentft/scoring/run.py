@@ -3,8 +3,8 @@
     CANDIDATES -> shards of fixed rows -> actors: cross-encoder logits, one committed part of LOGITS per shard
       -> weights (trained, or fitted on the valid side) -> calibration on the valid side -> SCORES
 
-An actor that dies is started again and its shard scored again; a driver that dies finds the committed shards. Either way
-the same rows come out, since a shard's batches depend on its pairs alone.
+An actor that dies is started again and its shard scored again; a driver that dies finds the committed shards. Either
+way the same rows come out, since a shard's batches depend on its pairs alone.
 """
 
 from __future__ import annotations
@@ -270,8 +270,9 @@ def _fitted(
     known = int(labels[valid].sum())
     if (config.weights == "fitted" or config.calibration != "none") and not known:
         raise ConfigError(
-            f"stage {context.folder.name}: the candidates of the valid side hold no known match, so nothing can be fitted; "
-            f"set calibration: none and weights: trained, or name a finished score stage in `calibrator`, or raise top_k"
+            f"stage {context.folder.name}: the candidates of the valid side hold no known match, so nothing "
+            f"can be fitted; set calibration: none and weights: trained, or name a finished score stage in "
+            f"`calibrator`, or raise top_k"
         )
     held_out = {name: values[valid] for name, values in features.items()}
     if config.weights == "fitted":

@@ -1,7 +1,7 @@
 """Cross-encoder logits of (section, patent) pairs in length-sorted token-budget batches. No Ray.
 
-The batches of a call are a function of the pairs alone, so a shard scored again, by another worker or after a kill, gives
-the same bits (with the same number of threads and the same hardware).
+The batches of a call are a function of the pairs alone, so a shard scored again, by another worker or after a kill,
+gives the same bits (with the same number of threads and the same hardware).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """TF-IDF: the baseline that needs no model, and a feature of the scorer.
 
-Known matches are often found by their words (a reviewer searches by keyword), so an encoder that beats another encoder may
-still lose to word overlap. This stage ranks the same rows as a `search` stage by the cosine of TF-IDF vectors (words and
-word pairs, sublinear counts), writes the same tables, and keeps its vocabulary so that the scorer can use the cosine of any
-pair. The inverse document frequencies come from the texts alone: no label is used.
+Known matches are often found by their words (a reviewer searches by keyword), so an encoder that beats another encoder
+may still lose to word overlap. This stage ranks the same rows as a `search` stage by the cosine of TF-IDF vectors
+(words and word pairs, sublinear counts), writes the same tables, and keeps its vocabulary so that the scorer can use the
+cosine of any pair. The inverse document frequencies come from the texts alone: no label is used.
 
 Cost: one sparse product per block of techniques; memory is the sparse vectors of the patents and one block of scores.
 """
@@ -112,8 +112,8 @@ def rank_side(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], list[dict[str, float]]]:
     """Top-k patents of each technique, and the exact ranks of the known matches in both directions.
 
-    matches: (technique row, patent row). Returns (T, k) patent rows and (T, k) cosines, best first, ties by row; and per
-    match: cosine, rank_in_technique, rank_in_patent (0-based, ties share their mean rank).
+    matches: (technique row, patent row). Returns (T, k) patent rows and (T, k) cosines, best first, ties by row; and
+    per match: cosine, rank_in_technique, rank_in_patent (0-based, ties share their mean rank).
     """
     num_techniques, num_patents = technique_vectors.shape[0], patent_vectors.shape[0]
     kept = min(top_k, num_patents)

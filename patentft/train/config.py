@@ -50,11 +50,11 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=3, ge=1)
     units_per_step: int = Field(default=16, ge=1)
-    """Units (classify: a match with its negatives; contrastive: a block of matches) per optimizer step, over all workers."""
+    """Units (a match with its negatives; for contrastive a block of matches) per optimizer step, over all workers."""
     keep: Literal["best", "last"] = "best"
     """Which weights are exported: the best on the valid side, or the last."""
     blend: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Share of the trained weights in the export, the rest being the start's (Wortsman et al. 2022, arXiv:2109.01903)."""
+    """Share of the trained weights in the export, the rest the start's (Wortsman et al. 2022, arXiv:2109.01903)."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
     """How often the valid side is scored (and, with keep: best, the weights compared)."""
     seed: int = 0

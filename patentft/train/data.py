@@ -12,7 +12,7 @@ from patentft.train.config import TrainConfig
 
 
 def pair_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> PairTexts:
-    """The pairs of `side` (train, valid) with their texts, in the table's order. Raises ConfigError when there is none."""
+    """The pairs of `side` (train, valid) with their texts, in the table's order. Raises ConfigError without any."""
     rows = [row for row in inputs[config.pairs].read("pairs").to_pylist() if row["role"] == side]
     if not rows:
         raise ConfigError(

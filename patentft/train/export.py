@@ -86,7 +86,8 @@ def _merge_with_parity(adapter_model: nn.Module, tokenizer: Any) -> tuple[float,
 def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metrics: dict[str, Any]) -> str:
     if config.objective.kind == "classify":
         intro = (
-            "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are `logit + cosine_weight * (cosine - cosine_center)`, where "
+            "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are "
+            "`logit + cosine_weight * (cosine - cosine_center)`, where "
             "`cosine` is the prefilter's; the two constants are in `config.json` under `patentft`."
         )
         use = (

@@ -1,10 +1,10 @@
 """Which units make each optimizer step, and which rank and micro-batch each goes to. Pure functions of plain values.
 
-    units of an epoch -> shuffled by (seed, epoch) -> sorted by length inside windows -> cut into steps -> steps shuffled
+    units of an epoch -> shuffled by (seed, epoch) -> sorted by length inside windows -> cut into steps -> shuffled
     a step -> dealt to ranks -> packed into micro-batches under a token budget
 
-The steps do not know the world size or the budget, so the optimizer sees the same batches on any hardware, and a resumed
-run continues at a step number: there is no state to save.
+The steps do not know the world size or the budget, so the optimizer sees the same batches on any hardware, and a
+resumed run continues at a step number: there is no state to save.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
         result = _trainer(config, context, base).fit()
     except TrainingFailedError as error:
         raise RuntimeError(
-            f"stage {context.folder.name}: training failed, after {config.max_failures} restarts at most; it goes on from its "
-            f"last checkpoint when it is run again. The workers' error:\n{error}"
+            f"stage {context.folder.name}: training failed, after {config.max_failures} restarts at most; it goes on "
+            f"from its last checkpoint when it is run again. The workers' error:\n{error}"
         ) from error
     if result.checkpoint is None:
         raise ConfigError(f"stage {context.folder.name}: training ended without a checkpoint; is the train side empty?")

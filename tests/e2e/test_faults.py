@@ -1,4 +1,4 @@
-"""kill -9 of a scoring actor, a training worker and the driver: the rerun completes, and SCORES are the undisturbed ones.
+"""kill -9 of a scoring actor, a training worker, the driver: the rerun completes, SCORES are the undisturbed ones.
 
 Every kill is at a chosen place, by the process itself or by one that knows it is there: nothing waits and hopes.
 """
