@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 
 from patentft.config import ConfigError
-from patentft.models.pool import Pooling
+from patentft.models.pool import Pooling, pool
 
 PACKAGE_PREFIX = "package:"
 CONTENT = (".safetensors", ".json", ".txt", ".model", ".jinja")
@@ -264,13 +264,14 @@ class Encoder:
     device: torch.device
     settings: EncoderSettings = field(default_factory=EncoderSettings)
 
-    def forward(self, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Vectors (B, D) fp32 of right-padded token ids (B, T) int64 with their mask (B, T); unit length if
-        normalize.
-        """
-        from patentft.models.pool import pool
+    def forward(self, input_ids: torch.Tensor, mask: torch.Tensor, padded: bool = True) -> torch.Tensor:
+        """Vectors (B, D) fp32 of right-padded token ids (B, T) int64 with their mask (B, T).
 
-        hidden = self.model(input_ids=input_ids, attention_mask=mask, return_dict=True).last_hidden_state  # (B, T', D)
+        Unit length if `normalize`. padded False: the mask is all ones, and attention is spared it.
+        """
+        attention_mask = mask if padded else None
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        hidden = output.last_hidden_state  # (B, T', D)
         hidden = hidden[:, hidden.shape[1] - input_ids.shape[1] :]  # virtual tokens of prompt tuning come first
         vectors = pool(hidden, mask, self.pooling).float()
         return torch.nn.functional.normalize(vectors, dim=1) if self.normalize else vectors

@@ -1,8 +1,8 @@
 """Cross-encoder classification of (technique, patent) pairs: log-odds = head(section, patent) + a * (cosine - c).
 
 The way of a pair: [CLS] title. best-matching chunk of the section [SEP] patent [SEP] -> encoder -> one logit, to which
-`cosine_weight` times the prefilter's cosine, less a constant, is added. The head starts at zero, so before the first
-step the ranking is the cosine's, and training can only move away from it where that lowers the loss. Cost: one forward of at
+`cosine_weight` times the prefilter's cosine, less a constant, is added. The head starts at zero: before the first step
+the ranking is the cosine's, and training can only move away from it where that lowers the loss. Cost: one forward of at
 most `max_tokens` for each pair.
 
 Loss: `listwise` x softmax cross-entropy over each group (a match against negatives of the same technique) plus

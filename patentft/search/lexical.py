@@ -2,8 +2,8 @@
 
 Known matches are often found by their words (a reviewer searches by keyword), so an encoder that beats another encoder
 may still lose to word overlap. This stage ranks the same rows as a `search` stage by the cosine of TF-IDF vectors
-(words and word pairs, sublinear counts), writes the same tables, and keeps its vocabulary so that the scorer can use the
-cosine of any pair. The inverse document frequencies come from the texts alone: no label is used.
+(words and word pairs, sublinear counts), writes the same tables, and keeps its vocabulary so that the scorer can use
+the cosine of any pair. The inverse document frequencies come from the texts alone: no label is used.
 
 Cost: one sparse product per block of techniques; memory is the sparse vectors of the patents and one block of scores.
 """
@@ -65,7 +65,7 @@ class TfIdf:
             ngram_range=(1, config.ngrams),
             min_df=config.min_documents,
             max_df=config.max_share,
-            dtype=np.float32,
+            dtype=np.float32,  # pyright: ignore[reportArgumentType] - sklearn's stub knows only its default
         )
         try:
             vectorizer.fit(texts)
@@ -90,7 +90,7 @@ class TfIdf:
             stop_words="english",
             ngram_range=(1, held["ngrams"]),
             vocabulary={term: index for index, term in enumerate(held["terms"])},
-            dtype=np.float32,
+            dtype=np.float32,  # pyright: ignore[reportArgumentType] - sklearn's stub knows only its default
         )
         vectorizer.idf_ = np.array(held["idf"], dtype=np.float32)
         return cls(vectorizer)
@@ -115,7 +115,7 @@ def rank_side(
     matches: (technique row, patent row). Returns (T, k) patent rows and (T, k) cosines, best first, ties by row; and
     per match: cosine, rank_in_technique, rank_in_patent (0-based, ties share their mean rank).
     """
-    num_techniques, num_patents = technique_vectors.shape[0], patent_vectors.shape[0]
+    (num_techniques, _), (num_patents, _) = np.shape(technique_vectors), np.shape(patent_vectors)
     kept = min(top_k, num_patents)
     best = np.empty((num_techniques, kept), dtype=np.int64)
     cosines = np.empty((num_techniques, kept), dtype=np.float32)
@@ -139,12 +139,12 @@ def rank_side(
                 found[index] = {
                     "cosine": float(own),
                     "rank_in_technique": _mean_rank(row, own),
-                    "rank_in_patent": _mean_rank(whole[:, place[patent]], own),
+                    "rank_in_patent": _mean_rank(np.asarray(whole[:, place[patent]]), own),
                 }
     return best, cosines, found
 
 
-def _mean_rank(scores: npt.NDArray[np.float32], own: float) -> float:
+def _mean_rank(scores: npt.NDArray, own: float) -> float:
     return float((scores > own).sum()) + (float((scores == own).sum()) - 1) / 2
 
 

@@ -197,7 +197,7 @@ TECHNIQUES_PER_PART = 512
 
 
 @dataclass(frozen=True)
-class _Pool:
+class Pool:
     """Which patents of which part files are searched. Cheap to send to a task, which opens the files itself."""
 
     config: SearchConfig
@@ -253,12 +253,12 @@ def _set_threads(threads: int) -> None:
     faiss.omp_set_num_threads(threads)
 
 
-def _search_parts(low: int, high: int, pool: _Pool, queries: Queries, targets: Targets, threads: int) -> Hits:
+def _search_parts(low: int, high: int, pool: Pool, queries: Queries, targets: Targets, threads: int) -> Hits:
     _set_threads(threads)
     return prefilter(lambda: pool.parts(low, high), queries, pool.config.top_k, targets)
 
 
-def _find_patents(low: int, high: int, pool: _Pool, wanted: pa.Array) -> _Found:
+def _find_patents(low: int, high: int, pool: Pool, wanted: pa.Array) -> _Found:
     found, lost, num_in_role = [], [], 0
     for part in pool.parts(low, high):
         found.append(part.items.take(np.flatnonzero(np.asarray(pc.is_in(part.items.ids, value_set=wanted)))))
@@ -377,7 +377,7 @@ def _search_side(
 ) -> tuple[Hits, pa.Table, dict[str, Any]]:
     patents = context.input(config.patents)
     _check_dimensions(side, config, context)
-    pool = _Pool(config, patents, context.input(config.data), side.allowed)
+    pool = Pool(config, patents, context.input(config.data), side.allowed)
     queries = Queries(side.techniques, config.aggregate)
     matches = context.input(config.data).read("matches")
     technique = pc.index_in(matches["technique_id"], value_set=side.techniques.ids)

@@ -19,20 +19,11 @@ import yaml
 from patentft import pipeline, store
 from patentft.location import Location
 from patentft.progress import Progress
-from tests.tiny import save_tiny_bert, small_pipeline
+from tests.tiny import small_pipeline
 
 pytestmark = pytest.mark.ray
 QUIET = Progress(quiet=True)
 BEFORE_TRAINING = ("corpus", "techniques", "patents", "split", "search", "pairs")
-
-
-@pytest.fixture(scope="module")
-def whole(ray_cluster, tmp_path_factory):
-    """An undisturbed run: (its folder, the model it starts from)."""
-    model = save_tiny_bert(tmp_path_factory.mktemp("tiny"))
-    out = tmp_path_factory.mktemp("whole")
-    pipeline.run(pipeline.parse(small_pipeline(out, model)), QUIET)
-    return out, model
 
 
 def begun(whole: tuple[Path, str], out: Path, keep: tuple[str, ...]) -> dict:

@@ -1,0 +1,123 @@
+"""Every command of the README is run: here at a small size, `make demo` as it stands by a slow test."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_worker_niceness": "0"}
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    lines = [line.split("   #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def run(arguments: list[str], **variables: str) -> str:
+    done = subprocess.run(
+        arguments, cwd=ROOT, env={**ENVIRONMENT, **variables}, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def test_every_command_has_its_test():
+    known = [
+        "make demo",  # test_make_demo
+        "make test",  # what runs this
+        "patentft run ray_jobs/configs/demo.yaml out=runs/small corpus.patents=400 tuned.top_k=10",  # see below
+        "patentft synth runs/synthetic --patents 2000 --techniques 120 --matches 600 --seed 1",
+        "PATENTFT_DATA=/data patentft run ray_jobs/configs/bref.yaml",
+        # tests/e2e/test_job.py
+        "export RAY_AUTH_MODE=token",
+        "ray get-auth-token --generate",
+        "ray start --head",
+        "ray job submit --address http://127.0.0.1:8265 --working-dir . -- "
+        "python ray_jobs/run.py --config ray_jobs/configs/demo.yaml",
+    ]
+    assert commands() == known
+
+
+def test_synth(tmp_path):
+    (line,) = [line for line in commands() if line.startswith("patentft synth")]
+    printed = run(shlex.split(line.replace("runs/synthetic", str(tmp_path / "synthetic"))))
+    assert printed.strip() == str(tmp_path / "synthetic")
+    assert (tmp_path / "synthetic" / "manifest.json").exists()
+
+
+def small(out: Path) -> list[str]:
+    """Overrides that make demo.yaml tiny: every stage, few rows, short texts."""
+    return [
+        f"out={out}",
+        "corpus.patents=160",
+        "corpus.techniques=20",
+        "corpus.matches=100",
+        "encoder.epochs=1",
+        "encoder.objective.section_tokens=32",
+        "encoder.objective.patent_tokens=32",
+        "scorer.objective.max_tokens=64",
+        "scorer.objective.patent_tokens=32",
+        "scores.max_tokens=64",
+        "scores.patent_tokens=32",
+        "scores.calibration=none",  # too few matches to calibrate on
+        "scores.swaps=10",
+        "report.bootstrap_resamples=50",
+    ]
+
+
+@pytest.mark.ray
+def test_the_demo_line_with_overrides_and_again(tmp_path):
+    (line,) = [line for line in commands() if line.startswith("patentft run ray_jobs/configs/demo.yaml")]
+    given = shlex.split(line)
+    overrides = {item.split("=")[0]: item for item in [*small(tmp_path / "run"), *given[3:]] if "=" in item}
+    overrides["out"] = f"out={tmp_path / 'run'}"
+    overrides["corpus.patents"] = "corpus.patents=160"
+    arguments = [*given[:3], *overrides.values()]
+    page = run(arguments).strip().splitlines()[-1]
+    assert Path(page) == tmp_path / "run" / "report" / "index.html"
+    assert Path(page).stat().st_size > 50_000
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.parquet")}
+    again = run(arguments)
+    assert again.strip().splitlines()[-1] == page
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.parquet")}
+    resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert resolved["tuned"]["top_k"] == 10
+
+
+def test_the_real_data_line_is_valid(data_root, tmp_path):
+    """Its stages are checked, the corpus and the control are run; all of it takes 40 minutes (docs/log.md)."""
+    printed = run([sys.executable, "-c", REAL, str(tmp_path / "bref")], PATENTFT_DATA=str(data_root))
+    assert "{'patents': 3239, 'techniques': 827, 'matches': 1885}" in printed
+
+
+REAL = """
+import sys
+from patentft import pipeline
+from patentft.progress import Progress
+loaded = pipeline.load("ray_jobs/configs/bref.yaml", [f"out={sys.argv[1]}"])
+done = pipeline.run(loaded, Progress(quiet=True), only=["corpus"])
+print({table: totals["rows"] for table, totals in done["corpus"].manifest.tables.items() if totals["rows"]})
+"""
+
+
+@pytest.mark.slow
+def test_make_demo(tmp_path):
+    """In a fresh clone, as the README says: the report's path comes last, and a second run computes nothing."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    for _ in range(2):
+        done = subprocess.run(
+            ["make", "demo"], cwd=tmp_path / "clone", capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stdout.strip().splitlines()[-1].endswith("runs/demo/report/index.html")
+    assert "running" not in done.stderr
