@@ -81,7 +81,7 @@ def run_corpus(config: CorpusConfig, context: Context) -> dict[str, Any]:
         if config.matches
         else iter(())
     )
-    batches = list(_batched(rows_of_matches, ROWS_PER_PART)) or [[]]
+    batches = list(_batched(rows_of_matches, config.rows_per_part)) or [[]]
     unknown = [row for row in rejected.rows if row["reason"].startswith("unknown id")]
     if unknown and config.unknown_ids == "refuse":
         first = unknown[0]

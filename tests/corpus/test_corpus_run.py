@@ -12,7 +12,6 @@ import pytest
 
 from patentft import schema
 from patentft.config import Config, ConfigError, build, content
-from patentft.corpus import run as corpus_run
 from patentft.corpus.lookup import match_list, roles_of, vectors_of
 from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
 from patentft.location import Location
@@ -72,8 +71,7 @@ def test_tables_and_counts(tmp_path: Path) -> None:
 def test_big_tables_are_written_in_parts_and_a_half_finished_stage_is_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_run, "ROWS_PER_PART", 2)
-    values = raw(tmp_path)
+    values = {**raw(tmp_path), "rows_per_part": 2}
     whole = run(CORPUS, tmp_path / "whole", values)
     assert [part.num_rows for part in whole.iter_parts("patents")] == [2, 2, 1]
 

@@ -46,6 +46,7 @@ def head(tmp_path) -> Iterator[tuple[str, dict[str, str]]]:
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(16))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PATH"] = f"{Path(RAY).parent}:{environment['PATH']}"  # the job's `python` is that of the environment
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_USAGE_STATS_ENABLED": "0"}
     port, dashboard, agent, client = free_ports(4)
     place = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # Unix sockets need a short path
