@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import Claim, arguments, at_least, at_most, finish, median_ratio
+from _claims import Claim, arguments, at_least, at_most, finish, median_ratio
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from report import Claim, arguments, at_most, finish, median_ratio
+from _claims import Claim, arguments, at_most, finish, median_ratio
 
 PART_ROWS = 65_536
 TIE = 1e-6

@@ -63,7 +63,7 @@ class TrainConfig(Config):
     workers: int = runtime(1, ge=1)
     cpus_per_worker: float = runtime(1.0)
     gpus_per_worker: float = runtime(0.0)
-    micro_batch_tokens: int = runtime(8192, ge=1)
-    """Padded tokens of a forward pass; a unit larger than this is a pass of its own."""
+    micro_batch_tokens: int = runtime(2048, ge=1)
+    """Padded tokens of a forward pass (a GPU wants many more); a unit larger than this is a pass of its own."""
     max_failures: int = runtime(3)
     """How many times a dead worker is replaced and the run goes on from its last checkpoint."""
