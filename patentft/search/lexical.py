@@ -115,7 +115,7 @@ def rank_side(
     matches: (technique row, patent row). Returns (T, k) patent rows and (T, k) cosines, best first, ties by row; and
     per match: cosine, rank_in_technique, rank_in_patent (0-based, ties share their mean rank).
     """
-    (num_techniques, _), (num_patents, _) = np.shape(technique_vectors), np.shape(patent_vectors)
+    num_techniques, num_patents = len(technique_vectors.indptr) - 1, len(patent_vectors.indptr) - 1
     kept = min(top_k, num_patents)
     best = np.empty((num_techniques, kept), dtype=np.int64)
     cosines = np.empty((num_techniques, kept), dtype=np.float32)
