@@ -71,7 +71,7 @@ def small(out: Path) -> list[str]:
         "scores.patent_tokens=32",
         "scores.calibration=none",  # too few matches to calibrate on
         "scores.swaps=10",
-        "report.bootstrap_resamples=50",
+        "report.bootstrap_resamples=100",
     ]
 
 
