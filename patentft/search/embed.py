@@ -347,4 +347,5 @@ def vector_column(vectors: NDArray[np.float32]) -> pa.Array:
     if count * dim >= 2**31:
         raise ValueError(f"{count} vectors of {dim} do not fit one part: make the corpus stage's parts smaller")
     offsets = np.arange(0, count * dim + 1, dim, dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.ascontiguousarray(vectors).reshape(-1)))
+    values = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=schema.VECTOR)

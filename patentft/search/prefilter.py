@@ -9,7 +9,7 @@ The way of the data, for T techniques, N patents, dimension D:
    mean of inner products is the inner product of the means, so means are taken of the vectors beforehand);
 4. FAISS heaps keep the k best per technique across blocks; their thresholds carry over, so few scores enter.
 
-Memory: one part, one block of scores (at most 64 MiB), T x k results with their ids. Nothing grows with N.
+Memory: two parts; per thread a block of scores (at most 64 MiB) and T x k results with their ids. Nothing grows with N.
 
 Exactness. Every pair is scored in fp32, nothing is skipped. Tiles are padded, so that a pair's score does not depend on
 where in a part it stands, nor on how parts are shared among workers. Equal scores keep the patent that comes first in
@@ -18,8 +18,10 @@ the table. Scores from other BLAS builds differ by rounding (1e-7 at unit length
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -148,6 +150,12 @@ class Items:
         """The texts `which` (indices), with their vectors copied."""
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.num_chunks[which])])
         return Items(self.ids.take(pa.array(which)), starts, self.vectors[self.rows(which)])
+
+    def slice(self, low: int, high: int) -> Items:
+        """Texts low..high, as views."""
+        starts = self.starts[low : high + 1]
+        vectors = self.vectors[starts[0] : starts[-1]] if len(starts) > 1 else self.vectors[:0]
+        return Items(self.ids[low:high], starts - starts[0] if len(starts) else np.zeros(1, np.int64), vectors)
 
     def averaged(self) -> Items:
         """One vector per text: the mean of its chunks'. Itself when no text has several."""
@@ -383,30 +391,98 @@ def prefilter(parts: Parts, queries: Queries, k: int, targets: Targets | None = 
     """The k best patents of every technique over all parts, exactly, and how many outscore each target.
 
     parts: opened once, and once more when techniques have several chunks (to name the best one); positions ascend.
-    Ties go to the lower position. Raises ValueError for vectors of another dimension than the queries'.
+    Ties go to the lower position. torch's threads take slices of the parts in turn, each with heaps of its own: nothing
+    waits at barriers, and a part is read while others are searched. Memory per thread: one block of scores, T x k.
+    Raises ValueError for vectors of another dimension than the queries'.
     """
-    targets = targets or Targets.none()
-    scorer, heaps, ids = Scorer(queries), _TopK(len(queries), k), _Ids(most=2 * len(queries) * k + (1 << 16))
-    greater, equal = (np.zeros(len(targets.score), np.int64) for _ in range(2))
-    num_patents = num_filtered_out = 0
-    for part in parts():
+    threads = torch.get_num_threads()
+    searches = [_Search(queries, k, targets or Targets.none()) for _ in range(threads)]
+    stream, lock = _slices(_read_ahead(parts()), queries), threading.Lock()
+
+    def work(search: _Search) -> None:
+        import faiss
+
+        faiss.omp_set_num_threads(1)  # counts for the calling thread
+        while True:
+            with lock:
+                part = next(stream, None)
+            if part is None:
+                return
+            search.add(part)
+
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, searches))
+    finally:
+        torch.set_num_threads(threads)
+    hits = merge([search.hits() for search in searches if search.used] or [searches[0].hits()], k)
+    return replace(hits, chunks=best_chunks(parts, queries, hits.positions))
+
+
+SLICE_PATENTS = 4 * BLOCK_ROWS
+"""Patents that a thread takes at a time."""
+
+
+def _read_ahead(parts: Iterable[Part]) -> Iterator[Part]:
+    """The same parts; each next one is read in a thread of its own while its forerunner is searched."""
+    parts = iter(parts)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, parts, None)
+        while (part := coming.result()) is not None:
+            coming = reader.submit(next, parts, None)
+            yield part
+
+
+def _slices(parts: Iterable[Part], queries: Queries) -> Iterator[Part]:
+    """Parts in slices without copies; one vector per patent where chunks are averaged."""
+    for part in parts:
         items = part.items.averaged() if queries.aggregate == "mean" else part.items
-        num_filtered_out += 0 if part.filtered_out is None else len(part.filtered_out)
-        if not len(items):
-            continue
-        if items.vectors.shape[1] != queries.dim:
+        if len(items) and items.vectors.shape[1] != queries.dim:
             raise ValueError(f"patent vectors have dimension {items.vectors.shape[1]}, technique vectors {queries.dim}")
-        num_patents += len(items)
-        for first, end, scores in scorer.blocks(items):
-            positions = np.full(scorer.block, part.positions[end - 1])  # of the -inf columns: never admitted
+        filtered_out = part.filtered_out
+        for low in range(0, max(len(items), 1), SLICE_PATENTS):
+            some = slice(low, low + SLICE_PATENTS)
+            yield Part(items.slice(low, low + SLICE_PATENTS), part.positions[some], filtered_out)
+            filtered_out = None  # counted once
+
+
+class _Search:
+    """One thread's heaps and counts over the slices that it was given, in the order of their positions."""
+
+    def __init__(self, queries: Queries, k: int, targets: Targets) -> None:
+        self.queries, self.k, self.targets = queries, k, targets
+        self.used = False
+        self.num_patents = self.num_filtered_out = 0
+        self.greater, self.equal = (np.zeros(len(targets.score), np.int64) for _ in range(2))
+        self.heaps = _TopK(len(queries), k)
+        self.ids = _Ids(most=2 * len(queries) * k + (1 << 16))
+
+    @cached_property
+    def scorer(self) -> Scorer:  # made at the first slice: a thread that gets none allocates no block
+        return Scorer(self.queries)
+
+    def add(self, part: Part) -> None:
+        self.used = True
+        self.num_filtered_out += 0 if part.filtered_out is None else len(part.filtered_out)
+        if not len(part.items):
+            return
+        self.num_patents += len(part.items)
+        for first, end, scores in self.scorer.blocks(part.items):
+            positions = np.full(self.scorer.block, part.positions[end - 1])  # of the -inf columns: never admitted
             positions[: end - first] = part.positions[first:end]
-            heaps.add(scores, positions)
-            _count_above(scores, queries, targets, greater, equal)
-        ids.add(part.positions, items.ids, lambda: np.unique(heaps.positions()))
-    scores, positions = _sorted(heaps.scores()[queries.row_of], heaps.positions()[queries.row_of])
-    kept = np.unique(positions)
-    chunks = best_chunks(parts, queries, positions)
-    return Hits(scores, positions, chunks, *ids.of(kept[kept >= 0]), num_patents, num_filtered_out, greater, equal)
+            self.heaps.add(scores, positions)
+            _count_above(scores, self.queries, self.targets, self.greater, self.equal)
+        self.ids.add(part.positions, part.items.ids, lambda: np.unique(self.heaps.positions()))
+
+    def hits(self) -> Hits:
+        """What was found so far; the best chunks are not known yet (0)."""
+        row_of = self.queries.row_of
+        scores, positions = _sorted(self.heaps.scores()[row_of], self.heaps.positions()[row_of])
+        kept = np.unique(positions)
+        known, ids = self.ids.of(kept[kept >= 0])
+        chunks, counts = np.zeros(positions.shape, np.int32), (self.num_patents, self.num_filtered_out)
+        return Hits(scores, positions, chunks, known, ids, *counts, self.greater, self.equal)
 
 
 def _sorted(scores: Floats, positions: Ints) -> tuple[Floats, Ints]:

@@ -182,6 +182,36 @@ def test_a_patent_with_more_chunks_than_a_block(monkeypatch: pytest.MonkeyPatch)
     assert ids_of(hits, 0) == [f"p{i}" for i in np.argsort(-expected[0])]
 
 
+def test_threads_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLICE_PATENTS", 16)
+    rng = np.random.default_rng(8)
+    techniques, patents = make_items("t", [2, 1, 1], 16, rng), make_items("p", [1, 2] * 100, 16, rng, copies=True)
+    queries, parts = Queries(techniques, "max"), split(patents, [70, 130])
+    scored = score_matches(queries, patents, np.asarray([0, 1, 2]), np.asarray([5, 50, 199]))
+    one = prefilter(parts, queries, 30, scored.targets)
+    torch.set_num_threads(3)
+    three = prefilter(parts, queries, 30, scored.targets)
+    assert torch.get_num_threads() == 3
+    for name in ("scores", "positions", "chunks", "greater", "equal"):
+        np.testing.assert_array_equal(getattr(three, name), getattr(one, name))
+    assert [ids_of(three, row) for row in range(3)] == [ids_of(one, row) for row in range(3)]
+    assert three.num_patents == one.num_patents == 200
+
+
+def test_an_error_while_reading_a_part_ends_the_search() -> None:
+    rng = np.random.default_rng(9)
+    torch.set_num_threads(2)
+
+    def parts() -> Iterator[Part]:
+        yield Part(make_items("p", [1] * 5, 8, rng), np.arange(5))
+        raise ConfigError("part 1 is damaged")
+
+    with pytest.raises(ConfigError, match="part 1 is damaged"):
+        prefilter(parts, Queries(make_items("t", [1], 8, rng), "max"), 3)
+    with pytest.raises(ValueError, match="dimension 8, technique vectors 16"):
+        prefilter(split(make_items("p", [1], 8, rng), []), Queries(make_items("t", [1], 16, rng), "max"), 3)
+
+
 def test_memory_of_ids_is_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     patents, queries = make_items("p", [1] * 400, 8, rng), Queries(make_items("t", [1], 8, rng), "max")
