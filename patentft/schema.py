@@ -43,6 +43,8 @@ MATCHES = pa.schema(
 ROLES = pa.schema([pa.field("id", pa.string(), nullable=False), pa.field("role", pa.string(), nullable=False)])
 """Which side of a split a patent or technique is on: train, valid, test or unused."""
 
+TOKEN_IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
+
 VECTOR = pa.list_(pa.field("element", pa.float32(), nullable=False))
 """Without nulls inside: a vector column reads 1.6 times as fast."""
 
@@ -139,6 +141,109 @@ PAIRS = pa.schema(
     ]
 )
 
+TEXTS = pa.schema(
+    [
+        pa.field("text_id", pa.string(), nullable=False),
+        pa.field("patent_id", pa.string()),  # what the text belongs to; a split keeps its texts together
+        pa.field("family_id", pa.string()),  # patents of one invention
+        pa.field("text", pa.string(), nullable=False),  # cleaned
+        pa.field("date", pa.date32()),
+        pa.field("codes", pa.list_(pa.string())),  # CPC symbols of any level, normalized: "Y02E", "B01D53/56"
+        pa.field("language", pa.string()),  # ISO 639-1; null when it was not asked for or is not certain
+    ]
+)
+"""One text to learn from: a claim, an abstract, a window of a document."""
+
+LABELS = pa.schema(
+    [
+        pa.field("text_id", pa.string(), nullable=False),
+        pa.field("green", pa.int8(), nullable=False),  # 1: any Y02 symbol
+        *(pa.field(f"y02{letter}", pa.int8(), nullable=False) for letter in "abcdeptw"),
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),  # rising indices into the stage's labels.json
+    ]
+)
+"""What TEXTS' codes say, in the order of TEXTS."""
+
+NEAR_DUPLICATES = pa.schema(
+    [
+        pa.field("text_id", pa.string(), nullable=False),
+        pa.field("group_id", pa.string(), nullable=False),  # text_id of the group's first text in table order
+        pa.field("jaccard", pa.float32(), nullable=False),  # of word shingles, to the nearest text seen in the group
+    ]
+)
+"""Texts in groups of two or more near-duplicates; a text that is not listed has none."""
+
+TOKENS = pa.schema(
+    [
+        pa.field("text_id", pa.string(), nullable=False),
+        pa.field("input_ids", TOKEN_IDS, nullable=False),  # (length,), special tokens included
+    ]
+)
+
+PACKED = pa.schema(
+    [
+        pa.field("input_ids", TOKEN_IDS, nullable=False),  # (tokens_per_row,), padding at the end
+        pa.field("position_ids", TOKEN_IDS, nullable=False),  # begin at 0 with every segment
+        pa.field("segment_ids", TOKEN_IDS, nullable=False),  # 1, 2, ...: attention stays inside one; 0 is padding
+    ]
+)
+"""Rows of a fixed number of tokens, several texts in each. Every part has the same number of rows."""
+
+SECTIONS = pa.schema(
+    [
+        pa.field("section_id", pa.string(), nullable=False),  # "CER:::4.1.2"
+        pa.field("document", pa.string(), nullable=False),  # BREF code, "CER"
+        pa.field("parent", pa.string()),  # section_id; null for a chapter
+        pa.field("number", pa.string()),  # "4.1.2"; null where a heading has none (PREFACE, GLOSSARY)
+        pa.field("level", pa.int32(), nullable=False),  # 1 is a chapter
+        pa.field("title", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),  # its own, without the sections below it
+        pa.field("page", pa.int32()),  # 1-based page of the file where it begins
+    ]
+)
+
+CITATIONS = pa.schema(
+    [
+        pa.field("section_id", pa.string(), nullable=False),
+        pa.field("cited_id", pa.string()),  # null: the document has no such section
+        pa.field("words", pa.string(), nullable=False),  # "see Section 4.1.2"
+        pa.field("start_char", pa.int32(), nullable=False),  # in the citing section's text
+    ]
+)
+
+VIEWS = pa.schema(
+    [
+        pa.field("text_id", pa.string(), nullable=False),
+        pa.field("view", pa.string(), nullable=False),  # document, chapter, enriched or pair
+        pa.field("document", pa.string(), nullable=False),
+        pa.field("section_ids", pa.list_(pa.string()), nullable=False),  # where the text is from, in its order
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("start_char", pa.int64(), nullable=False),  # half-open span in the text that was cut into windows
+        pa.field("end_char", pa.int64(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+    ]
+)
+"""Texts for domain adaptation, made of SECTIONS and CITATIONS."""
+
+QA = pa.schema(
+    [
+        pa.field("qa_id", pa.string(), nullable=False),
+        pa.field("context", pa.string()),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+    ]
+)
+
+PREFERENCES = pa.schema(
+    [
+        pa.field("preference_id", pa.string(), nullable=False),
+        pa.field("context", pa.string()),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("chosen", pa.string(), nullable=False),
+        pa.field("rejected", pa.string(), nullable=False),
+    ]
+)
+
 QUARANTINE = pa.schema(
     [
         pa.field("table", pa.string(), nullable=False),
@@ -164,5 +269,16 @@ TABLES: dict[str, pa.Schema] = {
     "logits": LOGITS,
     "scores": SCORES,
     "swaps": SWAPS,
+    "texts": TEXTS,
+    "labels": LABELS,
+    "near_duplicates": NEAR_DUPLICATES,
+    "text_roles": ROLES,
+    "tokens": TOKENS,
+    "packed": PACKED,
+    "sections": SECTIONS,
+    "citations": CITATIONS,
+    "views": VIEWS,
+    "qa": QA,
+    "preferences": PREFERENCES,
     "quarantine": QUARANTINE,
 }
