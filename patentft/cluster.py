@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
 
 from patentft.config import Config, ConfigError
 from patentft.progress import Progress
@@ -111,3 +116,89 @@ def require(cpus: float, gpus: float, what: str, setting: str) -> None:
             f"{what} asks for {' and '.join(short)}; lower {setting}, or use a larger cluster "
             f"(with an autoscaler that will add nodes, set PATENTFT_AUTOSCALING=1)"
         )
+
+
+class PartWorker(Protocol):
+    """Writes one part of a stage at a time; made once per process, where its constructor loads what is expensive."""
+
+    def write(self, index: int) -> None: ...
+
+
+SPARE_CPUS = 0.5
+"""Left to Ray Data's own tasks: actors that hold every CPU starve them and the job hangs (ray#44687)."""
+
+
+def share_cpus(
+    workers: int, cpus_per_worker: float, say: Callable[[str], None] = lambda text: None
+) -> tuple[int, float]:
+    """(threads per worker, CPUs to ask Ray for per worker).
+
+    All workers together ask for less than the cluster has. Asking for less does not change what is computed, nor with
+    how many threads; it only tells Ray to place them.
+    """
+    import ray
+
+    total = float(ray.cluster_resources().get("CPU", 1.0))
+    fitting = max(0.01, (total - SPARE_CPUS) / workers)
+    asked = min(cpus_per_worker, math.floor(fitting * 100) / 100)
+    if asked < cpus_per_worker:
+        say(f"  {workers} workers x {cpus_per_worker:g} CPUs of {total:g}: each is scheduled as {asked:g}")
+    return math.ceil(cpus_per_worker), asked
+
+
+class _PartActor:
+    """A PartWorker in a Ray Data actor. A ConfigError is returned as text: Ray Data would wrap it and lose its
+    remedy."""
+
+    def __init__(self, worker: Callable[..., PartWorker], arguments: Mapping[str, Any]) -> None:
+        self.problem, self.worker = "", None
+        try:
+            self.worker = worker(**arguments)
+        except ConfigError as error:
+            self.problem = str(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for index in map(int, batch["id"]):
+            try:
+                if self.worker is not None:
+                    self.worker.write(index)
+            except ConfigError as error:
+                self.problem = str(error)
+        return {"id": batch["id"], "problem": np.asarray([self.problem] * len(batch["id"]), dtype=object)}
+
+
+def map_parts(
+    indices: Sequence[int],
+    worker: Callable[..., PartWorker],
+    arguments: Mapping[str, Any],
+    *,
+    workers: int,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+) -> Iterator[int]:
+    """Write parts in a pool of Ray Data actors; yields the index of each finished part, in any order.
+
+    Ray restarts an actor that dies and gives its part to another; a part that raises ends the run with its error, a
+    ConfigError as itself.
+    """
+    import ray.data
+
+    if not indices:
+        return
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the stage shows its own
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    items = [{"id": index} for index in indices]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _PartActor,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=min(workers, len(items)), max_tasks_in_flight_per_actor=2
+        ),
+        fn_constructor_kwargs={"worker": worker, "arguments": dict(arguments)},
+        num_cpus=cpus,
+        num_gpus=gpus,
+    )
+    for row in dataset.iter_rows():
+        if row["problem"]:
+            raise ConfigError(row["problem"])
+        yield int(row["id"])

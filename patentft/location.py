@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from patentft.config import ConfigError
 
@@ -104,6 +104,11 @@ class Location:
                 except NotADirectoryError as error:
                     raise FileNotFoundError(self.url) from error
             return self.filesystem.cat_file(self.url)
+
+    def open(self) -> IO[bytes]:
+        """The file, to read pieces of it. Raises FileNotFoundError."""
+        with self._explained("read"):
+            return Path(self.url).open("rb") if self.is_local else self.filesystem.open(self.url, "rb")
 
     def names(self) -> list[str]:
         """Sorted names of the files and folders directly inside, no temporary files; [] when there is no folder."""

@@ -44,6 +44,7 @@ STAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 def kinds() -> dict[str, Stage]:
     """Every stage kind. Imported here, not at the top: the CLI's --help needs none of it."""
     from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
+    from patentft.corpus.texts.run import STAGES as TEXT_STAGES
     from patentft.report.run import REPORT
     from patentft.scoring.run import SCORE
     from patentft.search.lexical import LEXICAL
@@ -51,6 +52,7 @@ def kinds() -> dict[str, Stage]:
     from patentft.train.run import TRAIN
 
     return {
+        **TEXT_STAGES,
         "synth": SYNTH,
         "corpus": CORPUS,
         "split": SPLIT,

@@ -15,10 +15,10 @@ import json
 import posixpath
 import re
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -168,8 +168,8 @@ def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | ValueError]
 
 
 @contextmanager
-def _open_text(file: Location) -> Iterator[IO[str]]:
-    """Text, whatever its bytes: undecodable bytes become surrogates, which mark their row as bad later."""
+def open_binary(file: Location) -> Iterator[BinaryIO]:
+    """The file's bytes, decompressed. Raises ConfigError when it cannot be opened, or not be read to its end."""
     try:
         raw: Any = open(file.path, "rb") if file.is_local else file.filesystem.open(file.url, "rb")  # noqa: SIM115
     except FileNotFoundError:
@@ -179,11 +179,18 @@ def _open_text(file: Location) -> Iterator[IO[str]]:
     with raw:
         stream: Any = gzip.GzipFile(fileobj=raw) if file.name.lower().endswith(".gz") else raw
         try:
-            yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            yield stream
         except (EOFError, OSError, zlib.error) as error:
             raise ConfigError(
                 f"{file} cannot be read to its end ({error}); is it cut off? Fetch or write it again"
             ) from error
+
+
+@contextmanager
+def _open_text(file: Location) -> Iterator[IO[str]]:
+    """Text, whatever its bytes: undecodable bytes become surrogates, which mark their row as bad later."""
+    with open_binary(file) as stream:
+        yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -198,16 +205,24 @@ def _jsonl_rows(file: Location, stream: IO[str]) -> Iterator[RawRow | BadRow]:
     for number, line in enumerate(line for line in stream if line.strip()):
         if undecodable(line):
             yield BadRow(str(file), number, "not valid UTF-8", printable(line))
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield BadRow(str(file), number, f"not JSON: {error}", printable(line))
-            continue
-        if isinstance(values, dict):
-            yield RawRow(str(file), number, values)
         else:
-            yield BadRow(str(file), number, f"a JSON {type(values).__name__}, not an object", printable(line))
+            yield json_row(str(file), number, line)
+
+
+def json_row(file: str, number: int, line: str) -> RawRow | BadRow:
+    """A line of JSONL."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return BadRow(file, number, f"not JSON: {error}", printable(line))
+    if isinstance(values, dict):
+        return RawRow(file, number, values)
+    return BadRow(file, number, f"a JSON {type(values).__name__}, not an object", printable(line))
+
+
+def read_header(file: Location, lines: Iterable[str], kind: str, delimiter: str | None) -> tuple[list[str], str]:
+    """(column names, delimiter) from the first line that is not blank. Raises ConfigError."""
+    return _read_header(file, _Lines(iter(lines)), kind, delimiter)
 
 
 def _read_header(file: Location, lines: _Lines, kind: str, delimiter: str | None) -> tuple[list[str], str]:
@@ -261,8 +276,8 @@ def _csv_rows(file: Location, stream: IO[str], kind: str, delimiter: str | None)
 class _Lines:
     """The lines of a stream, with those of the current record kept so that parsing can start again after its first."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, stream: Iterable[str]) -> None:
+        self._stream = iter(stream)
         self._ahead: list[str] = []  # lines to hand out before the stream's next, last first
         self._record: list[str] = []
 
@@ -280,7 +295,7 @@ class _Lines:
     def __next__(self) -> str:
         if len(self._record) >= MAX_LINES_PER_RECORD:
             raise csv.Error(f"a quote is still open after {MAX_LINES_PER_RECORD} lines")
-        line = self._ahead.pop() if self._ahead else self._stream.readline()
+        line = self._ahead.pop() if self._ahead else next(self._stream, "")
         if not line:
             raise StopIteration
         self._record.append(line)
