@@ -24,8 +24,10 @@ class Progress:
         """Shown even under --quiet: something the user should know."""
         print(f"warning: {line}", file=sys.stderr, flush=True)
 
-    def bar(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
-        """Iterate with a bar on a terminal; otherwise a line at every tenth of the way."""
+    def bar(self, items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
+        """Iterate with a bar on a terminal; otherwise a line at every tenth of the way (total None, when nobody knows
+        how many there are: at every tenth item).
+        """
         if self.quiet:
             yield from items
         elif sys.stderr.isatty():
@@ -37,6 +39,9 @@ class Progress:
             told = 0
             for done, item in enumerate(items, start=1):
                 yield item
-                if done * 10 // max(total, 1) > told:
+                if total is None:
+                    if done % 10 == 0:
+                        self.say(f"  {label}: {done:,}")
+                elif done * 10 // max(total, 1) > told:
                     told = done * 10 // max(total, 1)
                     self.say(f"  {label}: {done:,} of {total:,}")

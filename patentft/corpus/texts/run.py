@@ -59,7 +59,7 @@ def run_texts(config: TextsConfig, context: Context) -> dict[str, Any]:
         block for file in files for block in blocks_of(file, config.rows_per_part, config.delimiter, _wanted(config))
     )
     starts: list[tuple[str, int, int]] = []  # per part: file, first row, rows
-    for _ in context.progress.bar(_read_blocks(config, folder, blocks, starts), 0, "texts: parts"):
+    for _ in context.progress.bar(_read_blocks(config, folder, blocks, starts), None, "texts: parts"):
         pass
     if not starts:
         raise ConfigError(f"{config.files}: there is no row in it")
