@@ -17,8 +17,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from patentft import schema
-from patentft.config import Config, ConfigError, nearest
+from patentft.config import ConfigError, nearest
 from patentft.corpus.read import BadRow, RawRow, columns_of, list_files, printable, rows_of, undecodable
+from patentft.corpus.stream import Reading
 from patentft.stage import FileRef
 
 KEYS = {"patents": ("patent_id",), "techniques": ("technique_id",), "matches": ("technique_id", "patent_id")}
@@ -29,11 +30,12 @@ REQUIRED = {
 }
 
 
-class SourceConfig(Config):
+class SourceConfig(Reading):
     """Where a table's rows come from."""
 
     files: FileRef
-    """A file, a folder or a glob: Parquet, JSONL, CSV or TSV, gzipped or not; a local path or an fsspec URL."""
+    """A file, a folder or a glob: Parquet, JSONL, CSV or TSV, packed (.gz, .zip, .zst) or not; a local path or an
+    fsspec URL."""
     columns: dict[str, str] = Field(default={})
     """Our column -> the file's column, for those whose names differ."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -172,7 +174,7 @@ def checked_rows(
     if unknown:
         raise ConfigError(f"{table}.columns: {unknown[0]!r} is no column of {table}{nearest(unknown[0], fields.names)}")
     for file in list_files(source.files):
-        present = columns_of(file, source.delimiter)
+        present = columns_of(file, source.delimiter, source)
         mapping = {column: source.columns.get(column, column) for column in map(str, fields.names)}
         if present is not None:
             for column, theirs in mapping.items():
@@ -181,7 +183,7 @@ def checked_rows(
                         f"{file}: no column {theirs!r} for {table}.{column}{nearest(theirs, present)}; "
                         f"the file has: {', '.join(present[:12])}; set {table}.columns.{column} to the right one"
                     )
-        for item in rows_of(file, source.delimiter, set(mapping.values())):
+        for item in rows_of(file, source.delimiter, set(mapping.values()), source):
             if isinstance(item, BadRow):
                 yield item
                 continue
