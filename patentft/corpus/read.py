@@ -29,13 +29,16 @@ from patentft.corpus.stream import (
     Reading,
     names_in_zip,
     next_line,
+    open_bytes,
     open_text,
     packing_of,
     unpacked_name,
 )
+from patentft.corpus.xml import ROOTS, Broken, documents
+from patentft.corpus.xml_fields import COLUMNS, fields_of
 from patentft.location import Location
 
-SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".xml": "xml"}
 PACKABLE = tuple(suffix for suffix, kind in SUFFIXES.items() if kind != "parquet")
 DELIMITERS = ",;\t|"
 MAX_FIELD_CHARACTERS = 32 << 20
@@ -60,7 +63,7 @@ class BadRow:
 
 
 def format_of(file: Location) -> str:
-    """ "parquet", "jsonl", "csv" or "tsv", from the name; of a zip, from the name of the one data file inside.
+    """ "parquet", "jsonl", "csv", "tsv" or "xml", from the name; of a zip, from the name of the one data file inside.
 
     Raises ConfigError for any other name.
     """
@@ -140,6 +143,8 @@ def columns_of(file: Location, delimiter: str | None = None, reading: Reading = 
             return list(parquet.schema_arrow.names)
     if kind == "jsonl":
         return None
+    if kind == "xml":
+        return list(COLUMNS)
     with open_text(file, reading, member) as stream:
         return _read_header(file, _Lines(stream), kind, delimiter)[0]
 
@@ -152,11 +157,14 @@ def rows_of(
 ) -> Iterator[RawRow | BadRow]:
     """Every row of a file, good or bad, in order. Raises ConfigError for a file that cannot be read.
 
-    columns: all that is wanted of a Parquet file; its other columns are not read.
+    columns: all that is wanted of a Parquet or XML file; its other columns are not read.
     """
     kind, member = _kind_and_member(file)
     if kind == "parquet":
         yield from _parquet_rows(file, columns, reading)
+        return
+    if kind == "xml":
+        yield from _xml_rows(file, columns, reading, member)
         return
     with open_text(file, reading, member) as stream:
         yield from _jsonl_rows(file, stream) if kind == "jsonl" else _csv_rows(file, stream, kind, delimiter)
@@ -245,6 +253,23 @@ def _jsonl_rows(file: Location, stream: IO[str]) -> Iterator[RawRow | BadRow]:
             yield RawRow(str(file), number, values)
         else:
             yield BadRow(str(file), number, f"a JSON {type(values).__name__}, not an object", printable(line))
+
+
+def _xml_rows(
+    file: Location, columns: Collection[str] | None, reading: Reading, member: str | None
+) -> Iterator[RawRow | BadRow]:
+    number = -1
+    with open_bytes(file, reading, member) as stream:
+        try:
+            for number, document in enumerate(documents(stream, reading.max_document_bytes)):
+                if isinstance(document, Broken):
+                    yield BadRow(str(file), number, document.reason, printable(document.text))
+                else:
+                    yield RawRow(str(file), number, fields_of(document, reading.languages, columns))
+        except ConfigError as error:
+            raise ConfigError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
+    if number < 0:
+        raise ConfigError(f"{file} holds no patent document: expected an element {', '.join(ROOTS)}")
 
 
 def _read_header(file: Location, lines: _Lines, kind: str, delimiter: str | None) -> tuple[list[str], str]:

@@ -42,7 +42,7 @@ class Reading(Config):
     languages: list[str] = Field(default=["en", "de", "fr"], min_length=1)
     """Which language to take of an XML document's title, abstract and claims: the first of these that it has, else
     any."""
-    max_document_bytes: int = Field(default=64 << 20, ge=1)
+    max_document_bytes: int = Field(default=32 << 20, ge=1)
     """A document larger than this inside an XML file goes to quarantine."""
 
     @field_validator("encoding")

@@ -92,7 +92,7 @@ def test_a_cut_file_is_named(packing: str, keep: float, tmp_path: Path) -> None:
     path = pack(tmp_path / f"x.csv.{packing}", b"id,text\n" + lines)
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data)) if keep == 0.5 else int(keep)])
-    with pytest.raises(ConfigError, match="cannot be read to its end .*is it cut off") as caught:
+    with pytest.raises(ConfigError, match=r"cannot be read to its end .*is it cut off") as caught:
         read(path)
     assert str(path) in str(caught.value)
 
