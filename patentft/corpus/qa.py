@@ -122,7 +122,7 @@ class _Writer:
 def run_qa(config: QaConfig, context: Context) -> dict[str, Any]:
     """Tables qa, preferences, labelled_pairs (those that are asked for) and quarantine.
 
-    Returns for questions, negatives and labels what was read, kept, merged and quarantined: read is the sum of the rest.
+    Returns for questions, negatives and labels what was read, kept, merged and quarantined; read is the others' sum.
     """
     rejected = Rejected()
     tallies: dict[str, Tally] = {}
@@ -172,11 +172,11 @@ class _Questions:
     def _add(self, raw: RawRow, row: dict[str, Any]) -> None:
         said = _digest(row["context"], row["question"], row["answer"])
         qa_id = row["qa_id"] or said.hex()
-        known = self.said.setdefault(qa_id, said)
-        if known is said:
+        if qa_id not in self.said:
+            self.said[qa_id] = said
             self.tally.kept += 1
             self.qa.add({**row, "qa_id": qa_id})
-        elif known == said:
+        elif self.said[qa_id] == said:
             self.tally.merged += 1
         else:
             reason = "duplicate id: an earlier row of this id says something else"
@@ -273,8 +273,8 @@ def _rows(
     for file in list_files(source.files):
         present = columns_of(file, source.delimiter, source)
         needed = [theirs for column, theirs in mapping.items() if column not in _OPTIONAL or column in source.columns]
-        for theirs in [*needed, *more] if present is not None else []:
-            if theirs not in present:
+        for theirs in [*needed, *more]:
+            if present is not None and theirs not in present:
                 raise ConfigError(
                     f"{file}: no column {theirs!r}{nearest(theirs, present)}; the file has: {', '.join(present[:12])}; "
                     f"set columns{' or negatives' if more else ''} to name what it has"

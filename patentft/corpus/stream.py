@@ -47,7 +47,7 @@ class Reading(Config):
 
     @field_validator("encoding")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _is_a_text_encoding(cls, value: str) -> str:
         try:
             name = codecs.lookup(value).name
             "".encode(name)  # refuses codecs that are no text encodings (base64, zlib)

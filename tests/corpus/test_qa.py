@@ -92,9 +92,15 @@ def test_what_is_bad_goes_to_quarantine_alone(tmp_path: Path) -> None:
         {"question": "x", "answer": "y", "negative": ["y", 5, {"a": 1}, "z\x00"]},
         {"question": "x" * 200, "answer": "y"},
     ]
-    values = {"questions": {"files": jsonl(tmp_path / "x.jsonl", rows), "negatives": ["negative"]}, "max_characters": 100}
+    values = {
+        "questions": {"files": jsonl(tmp_path / "x.jsonl", rows), "negatives": ["negative"]},
+        "max_characters": 100,
+    }
     stage = run(QA, tmp_path / "run", values)
-    found = [(bad["table"], bad["row"], bad["column"], bad["reason"].split(":")[0]) for bad in stage.read("quarantine").to_pylist()]
+    found = [
+        (bad["table"], bad["row"], bad["column"], bad["reason"].split(":")[0])
+        for bad in stage.read("quarantine").to_pylist()
+    ]
     assert found == [
         ("qa", 2, "question", "empty"),
         ("qa", 3, "answer", "empty"),
@@ -109,11 +115,18 @@ def test_what_is_bad_goes_to_quarantine_alone(tmp_path: Path) -> None:
 
 
 def test_ids_of_the_file_are_kept_and_must_be_one_question_each(tmp_path: Path) -> None:
-    rows = [{"qa_id": "Q1", **ROWS[0]}, {"qa_id": "Q1", **ROWS[0]}, {"qa_id": "Q1", **ROWS[1]}, {"qa_id": "Q2", **ROWS[0]}]
+    rows = [
+        {"qa_id": "Q1", **ROWS[0]},
+        {"qa_id": "Q1", **ROWS[0]},
+        {"qa_id": "Q1", **ROWS[1]},
+        {"qa_id": "Q2", **ROWS[0]},
+    ]
     stage = make(tmp_path, rows)
     assert stage.read("qa")["qa_id"].to_pylist() == ["Q1", "Q2"]
     assert counts(stage, "questions") == (4, 2, 1, 1)
-    assert stage.read("quarantine")["reason"].to_pylist() == ["duplicate id: an earlier row of this id says something else"]
+    assert stage.read("quarantine")["reason"].to_pylist() == [
+        "duplicate id: an earlier row of this id says something else"
+    ]
     assert stage.read("preferences").num_rows == 2
 
 
@@ -187,7 +200,9 @@ def test_what_cannot_be_is_refused(values: dict[str, Any], message: str) -> None
 
 def test_a_column_that_is_not_there_and_a_file_without_a_good_row(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("question,answer,negatives\nq,,\n")
-    with pytest.raises(ConfigError, match=r"x\.csv: no column 'negative'; did you mean 'negatives'\?.*set columns or neg"):
+    with pytest.raises(
+        ConfigError, match=r"x\.csv: no column 'negative'; did you mean 'negatives'\?.*set columns or neg"
+    ):
         run(QA, tmp_path / "run", {"questions": {"files": str(tmp_path / "x.csv"), "negatives": ["negative"]}})
     with pytest.raises(ConfigError, match=r"x\.csv: none of its 1 rows is a good row of questions: {'empty': 1}"):
         run(QA, tmp_path / "run", {"questions": {"files": str(tmp_path / "x.csv")}})
