@@ -32,7 +32,7 @@ _OPTIONAL = ("qa_id", "context", "annotator")
 
 class _Source(Reading):
     files: FileRef
-    """A file, a folder or a glob: Parquet, JSONL, CSV or TSV, packed (.gz, .zip, .zst) or not."""
+    """A file, a folder, a glob or a Hugging Face dataset (hf:FOLDER, hf:OWNER/NAME:SPLIT), as for a corpus."""
     columns: dict[str, str] = Field(default={})
     """Our column -> the file's column, for those whose names differ."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)

@@ -1,4 +1,5 @@
-"""Raw files -> raw rows: Parquet, JSONL, CSV, TSV and XML, packed or not, by path, glob or folder, local or remote.
+"""Raw files -> raw rows: Parquet, Arrow, JSONL, CSV, TSV and XML, packed or not, by path, glob or folder, local or
+remote, or as a Hugging Face dataset.
 
 The way of a row: file -> `rows_of` yields `RawRow(file, number, values)` or `BadRow(file, number, reason, value)`. What
 is wrong with one row spoils that row only; what is wrong with a file (absent, truncated, of an unknown kind) is a
@@ -17,10 +18,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from patentft.config import ConfigError
+from patentft.corpus import hub
+from patentft.corpus.columnar import columnar_names, columnar_values
 from patentft.corpus.stream import (
     DEFAULT,
     MAX_LINE_CHARACTERS,
@@ -38,8 +38,16 @@ from patentft.corpus.xml import ROOTS, Broken, documents
 from patentft.corpus.xml_fields import COLUMNS, fields_of
 from patentft.location import Location
 
-SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".xml": "xml"}
-PACKABLE = tuple(suffix for suffix, kind in SUFFIXES.items() if kind != "parquet")
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".xml": "xml",
+}
+PACKABLE = tuple(suffix for suffix, kind in SUFFIXES.items() if kind not in ("parquet", "arrow"))
 DELIMITERS = ",;\t|"
 MAX_FIELD_CHARACTERS = 32 << 20
 MAX_LINES_PER_RECORD = 10_000
@@ -63,7 +71,7 @@ class BadRow:
 
 
 def format_of(file: Location) -> str:
-    """ "parquet", "jsonl", "csv", "tsv" or "xml", from the name; of a zip, from the name of the one data file inside.
+    """ "parquet", "arrow", "jsonl", "csv", "tsv" or "xml", from the name; of a zip, from that of its one data file.
 
     Raises ConfigError for any other name.
     """
@@ -84,7 +92,7 @@ def _kind_and_member(file: Location) -> tuple[str, str | None]:
             )
         return _kind(data[0]) or "", data[0]
     kind = _kind(unpacked_name(file.name))
-    if kind is None or (packing and kind == "parquet"):
+    if kind is None or (packing and kind in ("parquet", "arrow")):
         raise ConfigError(
             f"{file}: unknown kind of file; expected a name ending in {', '.join(SUFFIXES)} "
             f"(text also with {', '.join(PACKINGS)})"
@@ -97,11 +105,13 @@ def _kind(name: str) -> str | None:
 
 
 def list_files(pattern: str) -> list[Location]:
-    """The files that `pattern` (a file, a glob or a folder) stands for, sorted by name.
+    """The files that `pattern` (a file, a glob, a folder or an `hf:` dataset) stands for, sorted by name.
 
     Of a folder or a glob only data files (`SUFFIXES`) count, and no hidden ones. Raises ConfigError when there is none,
     naming what is there instead.
     """
+    if pattern.startswith(hub.PREFIX):
+        return hub.files_of(pattern, _is_data)
     place = Location(pattern)
     if place.is_file():
         return [place]
@@ -138,9 +148,8 @@ def _is_data(name: str) -> bool:
 def columns_of(file: Location, delimiter: str | None = None, reading: Reading = DEFAULT) -> list[str] | None:
     """The column names of a file, None for JSONL (each line has its own)."""
     kind, member = _kind_and_member(file)
-    if kind == "parquet":
-        with _open_parquet(file, reading) as parquet:
-            return list(parquet.schema_arrow.names)
+    if kind in ("parquet", "arrow"):
+        return columnar_names(file, kind, reading)
     if kind == "jsonl":
         return None
     if kind == "xml":
@@ -157,11 +166,11 @@ def rows_of(
 ) -> Iterator[RawRow | BadRow]:
     """Every row of a file, good or bad, in order. Raises ConfigError for a file that cannot be read.
 
-    columns: all that is wanted of a Parquet or XML file; its other columns are not read.
+    columns: all that is wanted of a Parquet, Arrow or XML file; its other columns are not read.
     """
     kind, member = _kind_and_member(file)
-    if kind == "parquet":
-        yield from _parquet_rows(file, columns, reading)
+    if kind in ("parquet", "arrow"):
+        yield from _columnar_rows(file, columnar_values(file, kind, columns, reading))
         return
     if kind == "xml":
         yield from _xml_rows(file, columns, reading, member)
@@ -170,58 +179,13 @@ def rows_of(
         yield from _jsonl_rows(file, stream) if kind == "jsonl" else _csv_rows(file, stream, kind, delimiter)
 
 
-def _open_parquet(file: Location, reading: Reading) -> pq.ParquetFile:
-    try:
-        parquet = pq.ParquetFile(file.path if file.is_local else file.filesystem.open(file.url, "rb"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(
-            f"{file} is not a readable Parquet file ({file.size()} bytes: {error}); is it cut off? "
-            f"Fetch or write it again"
-        ) from error
-    metadata = parquet.metadata
-    unpacked = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    if unpacked > reading.max_file_bytes:
-        parquet.close()
-        raise ConfigError(
-            f"{file} unpacks to {unpacked:,} bytes, over the limit of {reading.max_file_bytes:,}; "
-            f"if it is meant to be that large, raise max_file_bytes of its source"
-        )
-    return parquet
-
-
-def _parquet_rows(file: Location, columns: Collection[str] | None, reading: Reading) -> Iterator[RawRow | BadRow]:
-    number = 0
-    with _open_parquet(file, reading) as parquet:
-        wanted = None if columns is None else [name for name in parquet.schema_arrow.names if name in columns]
-        batches = parquet.iter_batches(batch_size=4096, columns=wanted)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ConfigError(f"{file} is damaged after row {number}: {error}") from error
-            if batch is None:
-                return
-            for values in _python_rows(batch):
-                if isinstance(values, ValueError):
-                    reason = "not valid UTF-8" if isinstance(values, UnicodeDecodeError) else f"unreadable: {values}"
-                    yield BadRow(str(file), number, reason, "")
-                else:
-                    yield RawRow(str(file), number, values)
-                number += 1
-
-
-def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | ValueError]:
-    """The rows as Python values; in a batch with a value that has none (text that is no UTF-8), its row's error."""
-    try:
-        yield from batch.to_pylist()
-    except ValueError:  # pyarrow converts the whole batch before the first row is yielded
-        for index in range(batch.num_rows):
-            try:
-                yield batch.slice(index, 1).to_pylist()[0]
-            except ValueError as error:
-                yield error
+def _columnar_rows(file: Location, rows: Iterator[dict[str, Any] | ValueError]) -> Iterator[RawRow | BadRow]:
+    for number, values in enumerate(rows):
+        if isinstance(values, ValueError):
+            reason = "not valid UTF-8" if isinstance(values, UnicodeDecodeError) else f"unreadable: {values}"
+            yield BadRow(str(file), number, reason, "")
+        else:
+            yield RawRow(str(file), number, values)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

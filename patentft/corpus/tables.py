@@ -34,8 +34,8 @@ class SourceConfig(Reading):
     """Where a table's rows come from."""
 
     files: FileRef
-    """A file, a folder or a glob: Parquet, JSONL, CSV or TSV, packed (.gz, .zip, .zst) or not; a local path or an
-    fsspec URL."""
+    """A file, a folder or a glob: Parquet, Arrow, JSONL, CSV, TSV or patent XML, text packed (.gz, .zip, .zst) or not;
+    a local path or an fsspec URL. Or a Hugging Face dataset: hf:FOLDER, hf:FOLDER:SPLIT, hf:OWNER/NAME:SPLIT."""
     columns: dict[str, str] = Field(default={})
     """Our column -> the file's column, for those whose names differ."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)

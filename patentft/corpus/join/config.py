@@ -47,8 +47,8 @@ class InputConfig(Reading):
     """One input table."""
 
     files: FileRef
-    """A file, a folder or a glob: CSV, TSV, JSONL, Parquet, packed (.gz, .zip, .zst) or not. Each file is read by one
-    task: several files are read at the same time."""
+    """A file, a folder, a glob or a Hugging Face dataset, as for a corpus. Each file is read by one task: several files
+    are read at the same time."""
     columns: dict[str, str] = Field(default={})
     """Our column -> the file's, for those whose names are not PatentsView's."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
