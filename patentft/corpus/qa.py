@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from patentft import schema
 from patentft.config import Config, ConfigError, nearest
@@ -54,17 +54,26 @@ class QuestionSource(_Source):
 class LabelSource(_Source):
     """Experts' labels. Our columns: technique_id, patent_id, label; optional annotator."""
 
-    yes: list[str] = Field(default=["yes", "y", "1", "true", "match"], min_length=1)
+    positive: list[str] = Field(default=["yes", "y", "1", "true", "match"], min_length=1)
     """What says that the patent helps with the technique; case does not count."""
-    no: list[str] = Field(default=["no", "n", "0", "false", "no match"], min_length=1)
+    negative: list[str] = Field(default=["no", "n", "0", "false", "no match"], min_length=1)
     """What says that it does not. Anything else goes to quarantine."""
+
+    @field_validator("positive", "negative", mode="before")
+    @classmethod
+    def _words_that_yaml_reads_as_truth(cls, value: Any) -> Any:
+        """`[yes, partly]` without quotes is [True, "partly"] in YAML."""
+        if not isinstance(value, list):
+            return value
+        meant = {True: ["yes", "true"], False: ["no", "false"]}
+        return [word for each in value for word in (meant[each] if isinstance(each, bool) else [each])]
 
     @model_validator(mode="after")
     def _possible(self) -> LabelSource:
         _check_columns(self.columns, LABEL_COLUMNS)
-        both = {word.casefold() for word in self.yes} & {word.casefold() for word in self.no}
+        both = {word.casefold() for word in self.positive} & {word.casefold() for word in self.negative}
         if both:
-            raise ValueError(f"{min(both)!r} is in both yes and no")
+            raise ValueError(f"{min(both)!r} is in both positive and negative")
         return self
 
 
@@ -237,7 +246,7 @@ def _labels(config: QaConfig, source: LabelSource, folder: StageFolder, rejected
     """
     tally = Tally()
     writer = _Writer(folder, "labelled_pairs", config.rows_per_part)
-    words = {word.casefold(): 1 for word in source.yes} | {word.casefold(): 0 for word in source.no}
+    words = {word.casefold(): 1 for word in source.positive} | {word.casefold(): 0 for word in source.negative}
     known: dict[bytes, int] = {}
     for item in _rows(source, LABEL_COLUMNS, [], config.max_characters):
         tally.read += 1
@@ -247,7 +256,7 @@ def _labels(config: QaConfig, source: LabelSource, folder: StageFolder, rejected
         raw, row = item
         label = words.get(row["label"].casefold())
         if label is None:
-            reason = f"wrong value: expected one of {', '.join([*source.yes, *source.no])}"
+            reason = f"wrong value: expected one of {', '.join([*source.positive, *source.negative])}"
             rejected.add("labelled_pairs", BadRow(raw.file, raw.number, reason, row["label"], "label"), tally)
             continue
         before = known.setdefault(_digest(row["technique_id"], row["patent_id"], row["annotator"]), label)

@@ -165,7 +165,7 @@ def test_questions_and_labels_of_one_file_with_other_words(tmp_path: Path) -> No
         [{"section": "T1", "patent": "P1", "expert": "Ja", "question": "q", "answer": "a"}],
     )
     columns = {"technique_id": "section", "patent_id": "patent", "label": "expert"}
-    labels = {"files": files, "columns": columns, "yes": ["ja"], "no": ["nein"]}
+    labels = {"files": files, "columns": columns, "positive": ["ja"], "negative": ["nein", False]}
     stage = run(QA, tmp_path / "run", {"questions": {"files": files}, "labels": labels})
     assert stage.read("qa").num_rows == 1
     assert stage.read("preferences").num_rows == 0
@@ -190,7 +190,10 @@ def test_parts_of_equal_size_whatever_was_done_before(tmp_path: Path) -> None:
     [
         ({}, "neither questions nor labels is set"),
         ({"questions": {"files": "x", "columns": {"anser": "x"}}}, "'anser' is no column here; did you mean 'answer'"),
-        ({"labels": {"files": "x", "yes": ["Yes"], "no": ["yes"]}}, "'yes' is in both yes and no"),
+        (
+            {"labels": {"files": "x", "positive": ["Yes"], "negative": ["no", True]}},
+            "'yes' is in both positive and negative",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
