@@ -43,6 +43,8 @@ STAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 def kinds() -> dict[str, Stage]:
     """Every stage kind. Imported here, not at the top: the CLI's --help needs none of it."""
+    from patentft.corpus.join.run import JOIN
+    from patentft.corpus.qa import QA
     from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
     from patentft.corpus.texts.run import STAGES as TEXT_STAGES
     from patentft.report.run import REPORT
@@ -55,6 +57,8 @@ def kinds() -> dict[str, Stage]:
         **TEXT_STAGES,
         "synth": SYNTH,
         "corpus": CORPUS,
+        "join": JOIN,
+        "qa": QA,
         "split": SPLIT,
         "embed": EMBED,
         "search": SEARCH,

@@ -244,6 +244,16 @@ PREFERENCES = pa.schema(
     ]
 )
 
+LABELLED_PAIRS = pa.schema(
+    [
+        pa.field("technique_id", pa.string(), nullable=False),
+        pa.field("patent_id", pa.string(), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),  # 1 the patent helps with the technique, 0 it does not
+        pa.field("annotator", pa.string()),  # who says so; null when it is not known
+    ]
+)
+"""Experts' answers. Unlike MATCHES it holds negatives too; two annotators may differ about a pair."""
+
 QUARANTINE = pa.schema(
     [
         pa.field("table", pa.string(), nullable=False),
@@ -280,5 +290,6 @@ TABLES: dict[str, pa.Schema] = {
     "views": VIEWS,
     "qa": QA,
     "preferences": PREFERENCES,
+    "labelled_pairs": LABELLED_PAIRS,
     "quarantine": QUARANTINE,
 }

@@ -139,6 +139,18 @@ class StageFolder:
         self._entries[path] = entry
         return entry
 
+    def discard(self, folder: str) -> None:
+        """Take what `write_file` put under `folder` out of an unfinished stage: intermediate files, no longer needed.
+
+        The ledger lets go first: a stage that is killed in between has some files more, and none listed that is gone.
+        """
+        ledger = self.location / "ledger"
+        for name in ledger.names():
+            if name.startswith(f"{folder}--"):
+                (ledger / name).remove_tree()
+        (self.location / folder).remove_tree()
+        self._entries = {path: entry for path, entry in self._entries.items() if not path.startswith(f"{folder}/")}
+
     def has_part(self, table: str, index: int) -> bool:
         """Whether the part is listed in the ledger and its file has the listed size."""
         return self._listed(f"{table}/{part_name(index)}", f"{table}-{index:05d}")

@@ -1,32 +1,53 @@
-"""Raw files -> raw rows: Parquet, JSONL, CSV and TSV, gzipped or not, by path, glob or folder, local or remote.
+"""Raw files -> raw rows: Parquet, Arrow, JSONL, CSV, TSV and XML, packed or not, by path, glob or folder, local or
+remote, or as a Hugging Face dataset.
 
 The way of a row: file -> `rows_of` yields `RawRow(file, number, values)` or `BadRow(file, number, reason, value)`. What
 is wrong with one row spoils that row only; what is wrong with a file (absent, truncated, of an unknown kind) is a
-ConfigError that names it. One batch or one record is held at a time.
+ConfigError that names it. One batch or one record is held at a time. How packed files are opened, and how much may come
+out of them: `stream`.
 """
 
 from __future__ import annotations
 
 import csv
 import glob
-import gzip
-import io
 import json
 import posixpath
 import re
-import zlib
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, BinaryIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import IO, Any
 
 from patentft.config import ConfigError
+from patentft.corpus import hub
+from patentft.corpus.columnar import columnar_names, columnar_values
+from patentft.corpus.stream import (
+    DEFAULT,
+    MAX_LINE_CHARACTERS,
+    PACKINGS,
+    CutLine,
+    Reading,
+    names_in_zip,
+    next_line,
+    open_bytes,
+    open_text,
+    packing_of,
+    unpacked_name,
+)
+from patentft.corpus.xml import ROOTS, Broken, documents
+from patentft.corpus.xml_fields import COLUMNS, fields_of
 from patentft.location import Location
 
-SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".xml": "xml",
+}
+PACKABLE = tuple(suffix for suffix, kind in SUFFIXES.items() if kind not in ("parquet", "arrow"))
 DELIMITERS = ",;\t|"
 MAX_FIELD_CHARACTERS = 32 << 20
 MAX_LINES_PER_RECORD = 10_000
@@ -50,22 +71,47 @@ class BadRow:
 
 
 def format_of(file: Location) -> str:
-    """ "parquet", "jsonl", "csv" or "tsv", from the name. Raises ConfigError for any other name."""
-    name = file.name.lower().removesuffix(".gz")
-    for suffix, kind in SUFFIXES.items():
-        if name.endswith(suffix):
-            return kind
-    raise ConfigError(
-        f"{file}: unknown kind of file; expected a name ending in {', '.join(SUFFIXES)} (or those with .gz)"
-    )
+    """ "parquet", "arrow", "jsonl", "csv", "tsv" or "xml", from the name; of a zip, from that of its one data file.
+
+    Raises ConfigError for any other name.
+    """
+    kind, _ = kind_and_member(file)
+    return kind
+
+
+def kind_and_member(file: Location) -> tuple[str, str | None]:
+    """The format, and the name of the data file inside a zip."""
+    packing = packing_of(file.name)
+    if packing == ".zip":
+        names = names_in_zip(file)
+        data = [name for name in names if name.lower().endswith(PACKABLE)]
+        if len(data) != 1:
+            raise ConfigError(
+                f"{file}: expected one data file inside (a name ending in {', '.join(PACKABLE)}), found {len(data)} "
+                f"of {len(names)} files: {', '.join(names[:8]) or 'none'}; unpack it and give the folder"
+            )
+        return _kind(data[0]) or "", data[0]
+    kind = _kind(unpacked_name(file.name))
+    if kind is None or (packing and kind in ("parquet", "arrow")):
+        raise ConfigError(
+            f"{file}: unknown kind of file; expected a name ending in {', '.join(SUFFIXES)} "
+            f"(text also with {', '.join(PACKINGS)})"
+        )
+    return kind, None
+
+
+def _kind(name: str) -> str | None:
+    return next((kind for suffix, kind in SUFFIXES.items() if name.lower().endswith(suffix)), None)
 
 
 def list_files(pattern: str) -> list[Location]:
-    """The files that `pattern` (a file, a glob or a folder) stands for, sorted by name.
+    """The files that `pattern` (a file, a glob, a folder or an `hf:` dataset) stands for, sorted by name.
 
     Of a folder or a glob only data files (`SUFFIXES`) count, and no hidden ones. Raises ConfigError when there is none,
     naming what is there instead.
     """
+    if pattern.startswith(hub.PREFIX):
+        return hub.files_of(pattern, _is_data)
     place = Location(pattern)
     if place.is_file():
         return [place]
@@ -79,7 +125,7 @@ def list_files(pattern: str) -> list[Location]:
         there = [entry for entry in folder.names() if _is_data(entry)][:8]
         raise ConfigError(
             f"no data file matches {pattern}; {folder} holds {', '.join(there) or 'none'} "
-            f"(a data file's name ends in {', '.join(SUFFIXES)}, or those with .gz)"
+            f"(a data file's name ends in {', '.join(SUFFIXES)}; text also with {', '.join(PACKINGS)})"
         )
     return found
 
@@ -92,105 +138,54 @@ def _matches(place: Location) -> list[Location]:
 
 
 def _is_data(name: str) -> bool:
-    return not name.startswith(".") and name.lower().removesuffix(".gz").endswith(tuple(SUFFIXES))
+    if name.startswith("."):
+        return False
+    if packing_of(name) == ".zip":  # what it holds is seen when it is opened
+        return True
+    return unpacked_name(name).endswith(PACKABLE if packing_of(name) else tuple(SUFFIXES))
 
 
-def columns_of(file: Location, delimiter: str | None = None) -> list[str] | None:
+def columns_of(file: Location, delimiter: str | None = None, reading: Reading = DEFAULT) -> list[str] | None:
     """The column names of a file, None for JSONL (each line has its own)."""
-    kind = format_of(file)
-    if kind == "parquet":
-        with _open_parquet(file) as parquet:
-            return list(parquet.schema_arrow.names)
+    kind, member = kind_and_member(file)
+    if kind in ("parquet", "arrow"):
+        return columnar_names(file, kind, reading)
     if kind == "jsonl":
         return None
-    with _open_text(file) as stream:
+    if kind == "xml":
+        return list(COLUMNS)
+    with open_text(file, reading, member) as stream:
         return _read_header(file, _Lines(stream), kind, delimiter)[0]
 
 
 def rows_of(
-    file: Location, delimiter: str | None = None, columns: Collection[str] | None = None
+    file: Location,
+    delimiter: str | None = None,
+    columns: Collection[str] | None = None,
+    reading: Reading = DEFAULT,
 ) -> Iterator[RawRow | BadRow]:
     """Every row of a file, good or bad, in order. Raises ConfigError for a file that cannot be read.
 
-    columns: all that is wanted of a Parquet file; its other columns are not read.
+    columns: all that is wanted of a Parquet, Arrow or XML file; its other columns are not read.
     """
-    kind = format_of(file)
-    if kind == "parquet":
-        yield from _parquet_rows(file, columns)
+    kind, member = kind_and_member(file)
+    if kind in ("parquet", "arrow"):
+        yield from _columnar_rows(file, columnar_values(file, kind, columns, reading))
         return
-    with _open_text(file) as stream:
+    if kind == "xml":
+        yield from _xml_rows(file, columns, reading, member)
+        return
+    with open_text(file, reading, member) as stream:
         yield from _jsonl_rows(file, stream) if kind == "jsonl" else _csv_rows(file, stream, kind, delimiter)
 
 
-def _open_parquet(file: Location) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file.path if file.is_local else file.filesystem.open(file.url, "rb"))
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ConfigError(
-            f"{file} is not a readable Parquet file ({file.size()} bytes: {error}); is it cut off? "
-            f"Fetch or write it again"
-        ) from error
-
-
-def _parquet_rows(file: Location, columns: Collection[str] | None) -> Iterator[RawRow | BadRow]:
-    number = 0
-    with _open_parquet(file) as parquet:
-        wanted = None if columns is None else [name for name in parquet.schema_arrow.names if name in columns]
-        batches = parquet.iter_batches(batch_size=4096, columns=wanted)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise ConfigError(f"{file} is damaged after row {number}: {error}") from error
-            if batch is None:
-                return
-            for values in _python_rows(batch):
-                if isinstance(values, ValueError):
-                    reason = "not valid UTF-8" if isinstance(values, UnicodeDecodeError) else f"unreadable: {values}"
-                    yield BadRow(str(file), number, reason, "")
-                else:
-                    yield RawRow(str(file), number, values)
-                number += 1
-
-
-def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | ValueError]:
-    """The rows as Python values; in a batch with a value that has none (text that is no UTF-8), its row's error."""
-    try:
-        yield from batch.to_pylist()
-    except ValueError:  # pyarrow converts the whole batch before the first row is yielded
-        for index in range(batch.num_rows):
-            try:
-                yield batch.slice(index, 1).to_pylist()[0]
-            except ValueError as error:
-                yield error
-
-
-@contextmanager
-def open_binary(file: Location) -> Iterator[BinaryIO]:
-    """The file's bytes, decompressed. Raises ConfigError when it cannot be opened, or not be read to its end."""
-    try:
-        raw: Any = open(file.path, "rb") if file.is_local else file.filesystem.open(file.url, "rb")  # noqa: SIM115
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist") from None
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be opened: {error.strerror or error}") from error
-    with raw:
-        stream: Any = gzip.GzipFile(fileobj=raw) if file.name.lower().endswith(".gz") else raw
-        try:
-            yield stream
-        except (EOFError, OSError, zlib.error) as error:
-            raise ConfigError(
-                f"{file} cannot be read to its end ({error}); is it cut off? Fetch or write it again"
-            ) from error
-
-
-@contextmanager
-def _open_text(file: Location) -> Iterator[IO[str]]:
-    """Text, whatever its bytes: undecodable bytes become surrogates, which mark their row as bad later."""
-    with open_binary(file) as stream:
-        yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+def _columnar_rows(file: Location, rows: Iterator[dict[str, Any] | ValueError]) -> Iterator[RawRow | BadRow]:
+    for number, values in enumerate(rows):
+        if isinstance(values, ValueError):
+            reason = "not valid UTF-8" if isinstance(values, UnicodeDecodeError) else f"unreadable: {values}"
+            yield BadRow(str(file), number, reason, "")
+        else:
+            yield RawRow(str(file), number, values)
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -201,8 +196,15 @@ def undecodable(text: str) -> bool:
     return not text.isascii() and _SURROGATE.search(text) is not None
 
 
+_TOO_LONG = f"too long: a line of more than {MAX_LINE_CHARACTERS:,} characters"
+
+
 def _jsonl_rows(file: Location, stream: IO[str]) -> Iterator[RawRow | BadRow]:
-    for number, line in enumerate(line for line in stream if line.strip()):
+    lines = iter(lambda: next_line(stream), "")
+    for number, line in enumerate(line for line in lines if line.strip()):
+        if isinstance(line, CutLine):
+            yield BadRow(str(file), number, _TOO_LONG, printable(line))
+            continue
         if undecodable(line):
             yield BadRow(str(file), number, "not valid UTF-8", printable(line))
         else:
@@ -220,9 +222,26 @@ def json_row(file: str, number: int, line: str) -> RawRow | BadRow:
     return BadRow(file, number, f"a JSON {type(values).__name__}, not an object", printable(line))
 
 
-def read_header(file: Location, lines: Iterable[str], kind: str, delimiter: str | None) -> tuple[list[str], str]:
+def read_header(file: Location, stream: IO[str], kind: str, delimiter: str | None) -> tuple[list[str], str]:
     """(column names, delimiter) from the first line that is not blank. Raises ConfigError."""
-    return _read_header(file, _Lines(iter(lines)), kind, delimiter)
+    return _read_header(file, _Lines(stream), kind, delimiter)
+
+
+def _xml_rows(
+    file: Location, columns: Collection[str] | None, reading: Reading, member: str | None
+) -> Iterator[RawRow | BadRow]:
+    number = -1
+    with open_bytes(file, reading, member) as stream:
+        try:
+            for number, document in enumerate(documents(stream, reading.max_document_bytes)):
+                if isinstance(document, Broken):
+                    yield BadRow(str(file), number, document.reason, printable(document.text))
+                else:
+                    yield RawRow(str(file), number, fields_of(document, reading.languages, columns))
+        except ConfigError as error:
+            raise ConfigError(str(error) if str(file) in str(error) else f"{file}: {error}") from None
+    if number < 0:
+        raise ConfigError(f"{file} holds no patent document: expected an element {', '.join(ROOTS)}")
 
 
 def _read_header(file: Location, lines: _Lines, kind: str, delimiter: str | None) -> tuple[list[str], str]:
@@ -276,18 +295,20 @@ def _csv_rows(file: Location, stream: IO[str], kind: str, delimiter: str | None)
 class _Lines:
     """The lines of a stream, with those of the current record kept so that parsing can start again after its first."""
 
-    def __init__(self, stream: Iterable[str]) -> None:
-        self._stream = iter(stream)
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
         self._ahead: list[str] = []  # lines to hand out before the stream's next, last first
         self._record: list[str] = []
+        self._characters = 0
 
     def start_record(self) -> None:
         self._record = []
+        self._characters = 0
 
     def begin_again_with(self, line: str) -> None:
         """Hand out `line` next, as the first of a new record."""
         self._ahead.append(line)
-        self._record = []
+        self.start_record()
 
     def __iter__(self) -> _Lines:
         return self
@@ -295,10 +316,13 @@ class _Lines:
     def __next__(self) -> str:
         if len(self._record) >= MAX_LINES_PER_RECORD:
             raise csv.Error(f"a quote is still open after {MAX_LINES_PER_RECORD} lines")
-        line = self._ahead.pop() if self._ahead else next(self._stream, "")
+        line = self._ahead.pop() if self._ahead else next_line(self._stream)
         if not line:
             raise StopIteration
         self._record.append(line)
+        self._characters += len(line)
+        if isinstance(line, CutLine) or self._characters > MAX_LINE_CHARACTERS:
+            raise csv.Error(_TOO_LONG if isinstance(line, CutLine) else "a quote is still open after 64 Mi characters")
         return line
 
     def retry_after_first(self) -> str:

@@ -17,8 +17,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from patentft import schema
-from patentft.config import Config, ConfigError, nearest
+from patentft.config import ConfigError, nearest
 from patentft.corpus.read import BadRow, RawRow, columns_of, list_files, printable, rows_of, undecodable
+from patentft.corpus.stream import Reading
 from patentft.stage import FileRef
 
 KEYS = {"patents": ("patent_id",), "techniques": ("technique_id",), "matches": ("technique_id", "patent_id")}
@@ -29,11 +30,12 @@ REQUIRED = {
 }
 
 
-class SourceConfig(Config):
+class SourceConfig(Reading):
     """Where a table's rows come from."""
 
     files: FileRef
-    """A file, a folder or a glob: Parquet, JSONL, CSV or TSV, gzipped or not; a local path or an fsspec URL."""
+    """A file, a folder or a glob: Parquet, Arrow, JSONL, CSV, TSV or patent XML, text packed (.gz, .zip, .zst) or not;
+    a local path or an fsspec URL. Or a Hugging Face dataset: hf:FOLDER, hf:FOLDER:SPLIT, hf:OWNER/NAME:SPLIT."""
     columns: dict[str, str] = Field(default={})
     """Our column -> the file's column, for those whose names differ."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -172,7 +174,7 @@ def checked_rows(
     if unknown:
         raise ConfigError(f"{table}.columns: {unknown[0]!r} is no column of {table}{nearest(unknown[0], fields.names)}")
     for file in list_files(source.files):
-        present = columns_of(file, source.delimiter)
+        present = columns_of(file, source.delimiter, source)
         mapping = {column: source.columns.get(column, column) for column in map(str, fields.names)}
         if present is not None:
             for column, theirs in mapping.items():
@@ -181,17 +183,19 @@ def checked_rows(
                         f"{file}: no column {theirs!r} for {table}.{column}{nearest(theirs, present)}; "
                         f"the file has: {', '.join(present[:12])}; set {table}.columns.{column} to the right one"
                     )
-        for item in rows_of(file, source.delimiter, set(mapping.values())):
+        for item in rows_of(file, source.delimiter, set(mapping.values()), source):
             if isinstance(item, BadRow):
                 yield item
                 continue
             try:
                 yield item, _checked(table, fields, mapping, item, source.list_separator, max_characters)
-            except _Bad as bad:
+            except BadValue as bad:
                 yield BadRow(item.file, item.number, bad.reason, bad.value[:200], bad.column)
 
 
-class _Bad(Exception):
+class BadValue(Exception):
+    """Why one value spoils its row."""
+
     def __init__(self, column: str, reason: str, value: Any) -> None:
         super().__init__(reason)
         self.column, self.reason, self.value = column, reason, "" if value is None else str(value)
@@ -204,39 +208,40 @@ def _checked(
     for column in fields:
         value = raw.values.get(mapping[column.name])
         if pa.types.is_list(column.type):
-            row[column.name] = _as_list(column.name, value, separator)
+            row[column.name] = as_list(column.name, value, separator)
         elif pa.types.is_integer(column.type):
             row[column.name] = _as_year(column.name, value)
         else:
-            row[column.name] = _as_text(column.name, value, required=column.name in REQUIRED[table])
+            row[column.name] = as_text(column.name, value, required=column.name in REQUIRED[table])
         found = row[column.name]
         length = len(found) if isinstance(found, str) else sum(map(len, found)) if isinstance(found, list) else 0
         if max_characters is not None and length > max_characters:
-            raise _Bad(column.name, f"too long: {length:,} characters, max_characters is {max_characters:,}", value)
+            raise BadValue(column.name, f"too long: {length:,} characters, max_characters is {max_characters:,}", value)
     return row
 
 
-def _as_text(column: str, value: Any, *, required: bool) -> str | None:
+def as_text(column: str, value: Any, *, required: bool) -> str | None:
+    """The text without blank space around it; None for an empty one. Raises BadValue."""
     if value is None or (isinstance(value, float) and value != value):  # NaN: how pandas writes a missing text
         text = ""
     elif isinstance(value, str | int) and not isinstance(value, bool):
         text = str(value).strip()
     else:
-        raise _Bad(column, f"wrong type: expected a text, got {type(value).__name__}", value)
+        raise BadValue(column, f"wrong type: expected a text, got {type(value).__name__}", value)
     _check_characters(column, text)
     if required and not text:
-        raise _Bad(column, "empty: a text is required", value)
+        raise BadValue(column, "empty: a text is required", value)
     return text if text or required else None
 
 
 def _check_characters(column: str, text: str) -> None:
     if "\x00" in text:
-        raise _Bad(column, "rubbish: the text holds NUL characters", text.replace("\x00", "?"))
+        raise BadValue(column, "rubbish: the text holds NUL characters", text.replace("\x00", "?"))
     if undecodable(text):  # a JSON escape can write one: no UTF-8 file, so no table, can hold it
-        raise _Bad(column, "not valid Unicode: half of a surrogate pair", text)
+        raise BadValue(column, "not valid Unicode: half of a surrogate pair", text)
 
 
-def _as_list(column: str, value: Any, separator: str) -> list[str]:
+def as_list(column: str, value: Any, separator: str) -> list[str]:
     """A list of texts from a list, a JSON list in a text, or a text with separators."""
     if value is None or (isinstance(value, float) and value != value):
         return []
@@ -245,11 +250,11 @@ def _as_list(column: str, value: Any, separator: str) -> list[str]:
             try:
                 value = json.loads(value)
             except ValueError as error:
-                raise _Bad(column, f"wrong type: begins like a JSON list but is none ({error})", value) from None
+                raise BadValue(column, f"wrong type: begins like a JSON list but is none ({error})", value) from None
         else:
             value = value.split(separator)
     if not isinstance(value, list) or not all(item is None or isinstance(item, str) for item in value):
-        raise _Bad(column, "wrong type: expected a list of texts", value)
+        raise BadValue(column, "wrong type: expected a list of texts", value)
     items = [item.strip() for item in value if item and item.strip()]
     for item in items:
         _check_characters(column, item)
@@ -268,5 +273,5 @@ def _as_year(column: str, value: Any) -> int | None:
         return None
     match = _YEAR.fullmatch(text)
     if match is None or not 1700 <= int(match[1]) <= 2200:
-        raise _Bad(column, "wrong value: expected a year (2015) or an ISO date (2015-03-02)", value)
+        raise BadValue(column, "wrong value: expected a year (2015) or an ISO date (2015-03-02)", value)
     return int(match[1])

@@ -224,7 +224,8 @@ def test_an_empty_file_and_a_header_alone(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (b"id,text,id\n1,2,3\n", "the header names id twice"),
-        ("id,text\n1,2\n".encode("utf-16"), "the header is not UTF-8 text"),
+        ("id,text\n1,2\n".encode("utf-16"), "is not UTF-8 text: .* set encoding of its source to utf-16"),
+        ("id,text\n1,2\n".encode("utf-16-le"), "the header is not UTF-8 text"),
         (b'id,"text\n1,2\n', "the header line is broken"),
     ],
 )

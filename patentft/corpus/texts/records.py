@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from patentft.config import ConfigError
 from patentft.corpus import read
-from patentft.corpus.read import BadRow, RawRow, format_of, printable, undecodable
+from patentft.corpus.read import BadRow, RawRow, printable, undecodable
+from patentft.corpus.stream import DEFAULT, Reading, encoding_by_mark, open_bytes
 from patentft.location import Location
 
 MAX_BLOCK_BYTES = 64 << 20
@@ -123,18 +124,30 @@ def csv_records(lines: _LineReader, delimiter: bytes) -> Iterator[bytes]:
 
 
 def blocks_of(
-    file: Location, rows_per_block: int, delimiter: str | None = None, columns: Collection[str] | None = None
+    file: Location,
+    rows_per_block: int,
+    delimiter: str | None = None,
+    columns: Collection[str] | None = None,
+    reading: Reading = DEFAULT,
 ) -> Iterator[Block]:
     """The file's records in blocks of `rows_per_block`. Raises ConfigError for a file that cannot be read.
 
-    columns: all that is wanted of a Parquet file; its other columns are not read.
+    columns: all that is wanted of a Parquet, Arrow or XML file; its other columns are not read.
     """
-    kind = format_of(file)
-    if kind in ("csv", "tsv", "jsonl"):
-        with read.open_binary(file) as stream:
+    kind, member = read.kind_and_member(file)
+    if kind in ("csv", "tsv", "jsonl") and reading.encoding == "utf-8":
+        with open_bytes(file, reading, member) as stream:
+            found = encoding_by_mark(stream.peek(4)[:4])
+            if found:
+                raise ConfigError(
+                    f"{file} is not UTF-8 text: it begins with the mark of {found.upper()}; set encoding of its source "
+                    f"to {found}, or save the file as UTF-8"
+                )
             yield from _text_blocks(file, kind, stream, rows_per_block, delimiter)
         return
-    rows = read.rows_of(file, delimiter, columns)
+    rows = read.rows_of(
+        file, delimiter, columns, reading
+    )  # parsed here: bytes of other encodings cannot be cut blindly
     first = 0
     while several := list(itertools.islice(rows, rows_per_block)):
         yield Block(str(file), kind, first, len(several), several)
@@ -175,7 +188,7 @@ def _header(file: Location, lines: _LineReader, kind: str, delimiter: str | None
     header = [first.decode("utf-8", "surrogateescape")]
     while True:  # a quoted name may hold line ends
         try:
-            return read.read_header(file, header, kind, delimiter)
+            return read.read_header(file, io.StringIO("".join(header), newline=""), kind, delimiter)
         except ConfigError:
             line = lines.next()
             if not line or header[0].count('"') % 2 == 0 or len(header) > 100:

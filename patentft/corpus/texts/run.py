@@ -52,11 +52,13 @@ def run_texts(config: TextsConfig, context: Context) -> dict[str, Any]:
     folder = context.folder
     files = list_files(config.files)
     for file in files:  # all of them before the first hour of work
-        names = columns_of(file, config.delimiter)
+        names = columns_of(file, config.delimiter, config)
         if names is not None:
             check_columns(config, str(file), names)
     blocks = (
-        block for file in files for block in blocks_of(file, config.rows_per_part, config.delimiter, _wanted(config))
+        block
+        for file in files
+        for block in blocks_of(file, config.rows_per_part, config.delimiter, _wanted(config), config)
     )
     starts: list[tuple[str, int, int]] = []  # per part: file, first row, rows
     for _ in context.progress.bar(_read_blocks(config, folder, blocks, starts), None, "texts: parts"):

@@ -17,10 +17,11 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from patentft import schema
-from patentft.config import Config, ConfigError, nearest, runtime
+from patentft.config import ConfigError, nearest, runtime
 from patentft.corpus import cpc
 from patentft.corpus.clean import CleanConfig, cleaner
 from patentft.corpus.read import BadRow, RawRow, printable, undecodable
+from patentft.corpus.stream import Reading
 from patentft.corpus.texts.records import Block, rows_of_block
 from patentft.stage import FileRef
 
@@ -30,7 +31,7 @@ LANGUAGE_CHARACTERS = 400
 """A text's language is told from this much of it."""
 
 
-class TextsConfig(Config):
+class TextsConfig(Reading):
     """Texts with dates and codes from raw files of any size."""
 
     files: FileRef
@@ -54,8 +55,8 @@ class TextsConfig(Config):
     language: Literal["ignore", "flag", "drop"] = "flag"
     """ "flag" writes the detected language beside the text; "drop" also sends texts in another language than
     `languages` to quarantine; "ignore" does not look."""
-    languages: list[str] = Field(default=["en"], min_length=1)
-    """ISO 639-1 codes."""
+    keep_languages: list[str] = Field(default=["en"], min_length=1)
+    """With language: drop: the ISO 639-1 codes to keep."""
     duplicate_ids: Literal["refuse", "first"] = "refuse"
     """A text_id seen before. refuse: an error that names it. first: the later rows go to quarantine."""
     rows_per_part: int = Field(default=20_000, ge=1)
@@ -219,7 +220,7 @@ class BlockReader:
         if len(row["text"]) < self.config.min_characters:
             raise _Bad("text", "empty: nothing is left after cleaning" if not row["text"] else "too short", raw)
         row["language"] = self._detect(row["text"][:LANGUAGE_CHARACTERS]) if self._detect else None
-        if self.config.language == "drop" and row["language"] not in self.config.languages:
+        if self.config.language == "drop" and row["language"] not in self.config.keep_languages:
             raise _Bad("text", f"other language: {row['language'] or 'not certain'}", row["text"])
         return row
 
