@@ -1,0 +1,161 @@
+"""A PDF on standard input -> its lines as JSON on standard output. Run by path, in a process of its own, by pdf.py.
+
+A PDF is untrusted input to a parser in C++: in its own process, with a limit on memory and (the parent's) on time, a
+file that crashes, hangs or swells can spoil nothing but its own document. Imports nothing of patentft, so that it starts
+at once.
+
+    {"pages": [{"width", "height", "lines": [[x0, x1, y, size, bold, font, text], ...]}], "outline": [[level, title]]}
+    {"error": reason}        for a file that is no PDF, is damaged, is encrypted
+
+Coordinates are points, from the lower left corner of the page as it is read (turned pages are turned back); y is that of
+the base line. Lines are in the order of the file's content.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import sys
+from collections import Counter
+from typing import Any
+
+import pypdfium2
+import pypdfium2.raw as pdfium
+
+LINE_END_HYPHEN = 2  # what PDFium puts for a hyphen at the end of a line, before it goes on with the next line
+REASONS = {
+    pdfium.FPDF_ERR_FORMAT: "not a PDF, or damaged",
+    pdfium.FPDF_ERR_PASSWORD: "encrypted: it needs a password; save it without one",
+    pdfium.FPDF_ERR_SECURITY: "encrypted in a way that cannot be read; save it without encryption",
+}
+MAX_OUTLINE = 20_000
+
+Line = tuple[float, float, float, float, bool, str, str]
+Char = tuple[int, int, float, float]  # index on the page, code point, x and y of its origin
+
+
+def extract(data: bytes, max_pages: int) -> dict[str, Any]:
+    try:
+        document = pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        return {"error": REASONS.get(error.err_code or 0, f"cannot be opened: {error}")}
+    if len(document) > max_pages:
+        return {"error": f"{len(document)} pages, max_pages is {max_pages}"}
+    pages = []
+    for number in range(len(document)):
+        try:
+            page = document[number]
+            text = page.get_textpage()
+        except pypdfium2.PdfiumError as error:
+            return {"error": f"page {number + 1} is damaged: {error}"}
+        width, height = page.get_size()  # as it is shown; the characters' coordinates know nothing of /Rotate
+        if page.get_rotation() % 180:
+            width, height = height, width
+        width, height, lines = _page(text, width, height)
+        pages.append({"width": width, "height": height, "lines": lines})
+        text.close()
+        page.close()
+    return {"pages": pages, "outline": _outline(document)}
+
+
+def _outline(document: pypdfium2.PdfDocument) -> list[tuple[int, str]]:
+    """The bookmarks; those that can be read, when the outline is damaged."""
+    found: list[tuple[int, str]] = []
+    try:
+        for bookmark in document.get_toc():
+            found.append((bookmark.level + 1, bookmark.get_title()))
+            if len(found) == MAX_OUTLINE:
+                break
+    except pypdfium2.PdfiumError:
+        pass
+    return found
+
+
+def _page(text: pypdfium2.PdfTextPage, width: float, height: float) -> tuple[float, float, list[Line]]:
+    lines = list(_raw_lines(text))
+    # tables on a landscape sheet are often set sideways on an upright page
+    turns = Counter(round(pdfium.FPDFText_GetCharAngle(text, line[0][0]) / (math.pi / 2)) % 4 for line in lines)
+    turn = turns.most_common(1)[0][0] if turns else 0
+    if turn % 2:
+        width, height = height, width
+    return width, height, [_line(text, line, turn, width, height) for line in lines]
+
+
+def _raw_lines(text: pypdfium2.PdfTextPage) -> Any:
+    """Runs of characters that stand on one line, without the white space around them."""
+    x, y = ctypes.c_double(), ctypes.c_double()
+    line: list[Char] = []
+
+    def trimmed() -> list[Char]:
+        while line and chr(line[-1][1]).isspace():
+            line.pop()
+        return line
+
+    for index in range(text.count_chars()):
+        code = pdfium.FPDFText_GetUnicode(text, index)
+        if code in (10, 13):
+            if trimmed():
+                yield line
+            line = []
+            continue
+        if (code < 32 and code not in (9, LINE_END_HYPHEN)) or code in (0xFFFE, 0xFFFF) or 0xD800 <= code < 0xE000:
+            continue
+        if not line and chr(code).isspace():
+            continue
+        pdfium.FPDFText_GetCharOrigin(text, index, x, y)
+        line.append((index, 45 if code == LINE_END_HYPHEN else code, x.value, y.value))
+        if code == LINE_END_HYPHEN:
+            yield line
+            line = []
+    if trimmed():
+        yield line
+
+
+def _line(text: pypdfium2.PdfTextPage, line: list[Char], turn: int, width: float, height: float) -> Line:
+    """The line with its position and the style of its characters: bold only when its first, middle and last one are."""
+    solid = [char for char in line if not chr(char[1]).isspace()]
+    first, middle, last = solid[0], solid[len(solid) // 2], solid[-1]
+    styles = [_style(text, char[0]) for char in (first, middle, last)]
+    left, right, bottom, top = (ctypes.c_double() for _ in range(4))
+    pdfium.FPDFText_GetCharBox(text, last[0], left, right, bottom, top)
+    size, font, _ = styles[1]
+    base = _turned(first[2], first[3], turn, width, height)
+    corners = [(right.value, top.value), (left.value, bottom.value)]
+    end = max(_turned(*corner, turn, width, height)[0] for corner in corners)
+    content = "".join(chr(char[1]) for char in line)
+    y = _turned(middle[2], middle[3], turn, width, height)[1]
+    return round(base[0], 1), round(end, 1), round(y, 1), round(size, 1), all(s[2] for s in styles), font, content
+
+
+def _turned(x: float, y: float, turn: int, width: float, height: float) -> tuple[float, float]:
+    """A point of the page after the page was turned by `turn` quarters; width and height are those after."""
+    return ((x, y), (y, height - x), (width - x, height - y), (width - y, x))[turn]
+
+
+def _style(text: pypdfium2.PdfTextPage, index: int) -> tuple[float, str, bool]:
+    """Size in points as seen, font name, and whether it is bold."""
+    matrix = pdfium.FS_MATRIX()
+    scale = math.hypot(matrix.b, matrix.d) if pdfium.FPDFText_GetMatrix(text, index, matrix) else 1.0
+    name = ctypes.create_string_buffer(128)
+    flags = ctypes.c_int()
+    pdfium.FPDFText_GetFontInfo(text, index, name, 128, flags)
+    font = name.value.decode("utf-8", "replace")
+    bold = any(word in font.lower() for word in ("bold", "black", "heavy"))
+    bold = bold or pdfium.FPDFText_GetFontWeight(text, index) >= 600 or bool(flags.value & 1 << 18)  # ForceBold
+    return pdfium.FPDFText_GetFontSize(text, index) * (scale or 1.0), font.partition("+")[2] or font, bold
+
+
+def _limit_memory(max_bytes: int) -> None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = max_bytes if hard == resource.RLIM_INFINITY else min(max_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+if __name__ == "__main__":
+    _limit_memory(int(sys.argv[2]))
+    json.dump(extract(sys.stdin.buffer.read(), int(sys.argv[1])), sys.stdout, ensure_ascii=True)
