@@ -4,11 +4,11 @@ A PDF is untrusted input to a parser in C++: in its own process, with a limit on
 file that crashes, hangs or swells can spoil nothing but its own document. Imports nothing of patentft, so that it starts
 at once.
 
-    {"pages": [{"width", "height", "lines": [[x0, x1, y, size, bold, font, text], ...]}], "outline": [[level, title]]}
+    {"pages": [{"width", "height", "lines": [[x0, x1, y, size, bold, font, gaps, text], ...]}], "outline": [[level, title]]}
     {"error": reason}        for a file that is no PDF, is damaged, is encrypted
 
 Coordinates are points, from the lower left corner of the page as it is read (turned pages are turned back); y is that of
-the base line. Lines are in the order of the file's content.
+the base line; gaps are the places where cells of a table lie apart. Lines are in the order of the file's content.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import math
 import sys
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pypdfium2
@@ -31,7 +32,10 @@ REASONS = {
 }
 MAX_OUTLINE = 20_000
 
-Line = tuple[float, float, float, float, bool, str, str]
+WIDE_GAP = 2.2
+"""Characters that begin further apart than this many font sizes are in different cells."""
+
+Line = tuple[float, float, float, float, bool, str, int, str]
 Char = tuple[int, int, float, float]  # index on the page, code point, x and y of its origin
 
 
@@ -73,13 +77,33 @@ def _outline(document: pypdfium2.PdfDocument) -> list[tuple[int, str]]:
 
 
 def _page(text: pypdfium2.PdfTextPage, width: float, height: float) -> tuple[float, float, list[Line]]:
-    lines = list(_raw_lines(text))
+    lines = [(line, _quarters(text, line)) for line in _raw_lines(text)]
     # tables on a landscape sheet are often set sideways on an upright page
-    turns = Counter(round(pdfium.FPDFText_GetCharAngle(text, line[0][0]) / (math.pi / 2)) % 4 for line in lines)
+    turns = Counter(turn for line, turn in lines for _ in line)
     turn = turns.most_common(1)[0][0] if turns else 0
     if turn % 2:
         width, height = height, width
+    lines = _sideways_joined(lines, turn)
     return width, height, [_line(text, line, turn, width, height) for line in lines]
+
+
+def _quarters(text: pypdfium2.PdfTextPage, line: list[Char]) -> int:
+    return round(pdfium.FPDFText_GetCharAngle(text, line[0][0]) / (math.pi / 2)) % 4
+
+
+def _sideways_joined(lines: list[tuple[list[Char], int]], main: int) -> list[list[Char]]:
+    """The lines; those that run another way than the page's (the title of an axis), which PDFium cuts up, joined."""
+    joined: list[list[Char]] = []
+    before: int | None = None
+    for line, turn in lines:
+        along, across = (3, 2) if turn % 2 else (2, 3)
+        if turn != main and turn == before and abs(joined[-1][-1][across] - line[0][across]) < 1:
+            space = [(line[0][0], 32, *line[0][2:])] if abs(joined[-1][-1][along] - line[0][along]) > 12 else []
+            joined[-1] += space + line
+        else:
+            joined.append(line)
+        before = turn
+    return joined
 
 
 def _raw_lines(text: pypdfium2.PdfTextPage) -> Any:
@@ -115,8 +139,11 @@ def _raw_lines(text: pypdfium2.PdfTextPage) -> Any:
 def _line(text: pypdfium2.PdfTextPage, line: list[Char], turn: int, width: float, height: float) -> Line:
     """The line with its position and the style of its characters: bold only when its first, middle and last one are."""
     solid = [char for char in line if not chr(char[1]).isspace()]
-    first, middle, last = solid[0], solid[len(solid) // 2], solid[-1]
-    styles = [_style(text, char[0]) for char in (first, middle, last)]
+    # not an index or exponent: those have a base line and a size of their own
+    common = Counter(_turned(char[2], char[3], turn, width, height)[1] for char in solid).most_common(1)[0][0]
+    level = [char for char in solid if _turned(char[2], char[3], turn, width, height)[1] == common]
+    styles = [_style(text, char[0]) for char in (level[0], level[len(level) // 2], level[-1])]
+    first, last = solid[0], solid[-1]
     left, right, bottom, top = (ctypes.c_double() for _ in range(4))
     pdfium.FPDFText_GetCharBox(text, last[0], left, right, bottom, top)
     size, font, _ = styles[1]
@@ -124,8 +151,10 @@ def _line(text: pypdfium2.PdfTextPage, line: list[Char], turn: int, width: float
     corners = [(right.value, top.value), (left.value, bottom.value)]
     end = max(_turned(*corner, turn, width, height)[0] for corner in corners)
     content = "".join(chr(char[1]) for char in line)
-    y = _turned(middle[2], middle[3], turn, width, height)[1]
-    return round(base[0], 1), round(end, 1), round(y, 1), round(size, 1), all(s[2] for s in styles), font, content
+    starts = [_turned(char[2], char[3], turn, width, height)[0] for char in solid]
+    gaps = sum(after - before > WIDE_GAP * size for before, after in pairwise(starts))
+    bold = all(style[2] for style in styles)
+    return round(base[0], 1), round(end, 1), round(common, 1), round(size, 1), bold, font, gaps, content
 
 
 def _turned(x: float, y: float, turn: int, width: float, height: float) -> tuple[float, float]:

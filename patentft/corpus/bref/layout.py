@@ -17,9 +17,11 @@ from patentft.corpus.bref.pdf import Line, Page
 EDGE = 0.12
 """Headers and footers are looked for in this part of the page's height, at the top and at the bottom."""
 MIN_REPEATS = 3
+MIN_SHARE = 0.2
+"""Of the pages of one size, that have a header at one height. Sub-headings that open several pages are fewer."""
 _ROMAN = r"[ivxlcdm]+"
 _PAGE_NUMBER = re.compile(rf"(?<![\w.])(?:\d+|{_ROMAN})(?!\w|\.\d)", re.IGNORECASE)  # no part of "4.1.2": those are no headers
-_LEADERS = re.compile(rf"^(?P<title>.*?)\s*(?:(?:\.\s?){{4,}}|…+|_{{4,}})\s*(?P<page>\d+|{_ROMAN})$", re.IGNORECASE)
+_LEADERS = re.compile(rf"^(?P<title>.*?)\s*(?:(?:\.\s?){{3,}}|…+|_{{4,}})\s*(?P<page>\d+|{_ROMAN})$", re.IGNORECASE)
 NUMBERED = re.compile(r"^(?P<number>\d{1,2}(?:\.\d{1,3}){0,7})\.?\s+(?P<title>\S.*)$")
 _LISTED = re.compile(r"^(?:figure|table|box|plate|map|photo)\s+[A-Z]?\d", re.IGNORECASE)
 _BULLET = re.compile(r"^(?:[•▪◦‣●■□○–—-]|o|\(?(?:[a-z]|[ivx]{1,4}|\d{1,2})[).])\s+\S")
@@ -38,49 +40,59 @@ class Entry:
 
 def without_furniture(pages: Sequence[Page]) -> tuple[list[Page], int]:
     """The pages without running headers, footers and page numbers, and the number of lines taken away."""
-    repeated: Counter[tuple[str, int, str]] = Counter()
+    by_size: dict[tuple[int, int], list[Page]] = defaultdict(list)
     for page in pages:
-        repeated.update({(edge, round(line.y / 3), _pattern(line.text)) for edge, line in _edge_lines(page)})
-    slots: dict[str, Counter[int]] = defaultdict(Counter)  # edge -> height (in thirds of a point) -> pages
-    for (edge, height, _), count in repeated.items():
-        if count >= MIN_REPEATS:
-            slots[edge][height] += count
-    kept, num_removed = [], 0
-    for page in pages:
-        gone = {id(line) for edge, line in _edge_lines(page) if _is_furniture(edge, line, repeated, slots, len(pages))}
-        kept.append(replace(page, lines=[line for line in page.lines if id(line) not in gone]))
-        num_removed += len(gone)
-    return kept, num_removed
+        by_size[round(page.width), round(page.height)].append(page)
+    gone: set[int] = set()
+    known: set[tuple[str, tuple[str, float, bool]]] = set()
+    for alike in by_size.values():
+        for line in _furniture(alike):
+            gone.add(id(line))
+            if re.search(r"[^\W\d_]{3}", line.text):
+                known.add((_pattern(line.text), line.style))
+    for page in pages:  # the header of an upright page whose table is set sideways is at its left or right edge
+        gone |= {id(ln) for ln in page.lines if (_pattern(ln.text), ln.style) in known and _at_an_edge(ln, page)}
+    kept = [replace(page, lines=[line for line in page.lines if id(line) not in gone]) for page in pages]
+    return kept, len(gone)
+
+
+def _furniture(pages: Sequence[Page]) -> Iterable[Line]:
+    """Headers and footers of pages of one size: lines at a height where many pages have a line that is repeated."""
+    edge_lines = [line for page in pages for line in _edge_lines(page)]
+    repeated = Counter((_height(line), _pattern(line.text)) for line in edge_lines)
+    slots: Counter[int] = Counter()
+    styles: dict[int, Counter] = defaultdict(Counter)
+    for line in edge_lines:
+        height = _height(line)
+        for near in (height - 1, height, height + 1):
+            if sum(repeated[other, _pattern(line.text)] for other in (height - 1, height, height + 1)) >= MIN_REPEATS:
+                slots[near] += 1
+                styles[near][line.style] += 1
+    enough = max(MIN_REPEATS, MIN_SHARE * len(pages))
+    for line in edge_lines:
+        height = _height(line)
+        # in the type of its neighbours: a header of a page or two ("Preface"), where the others have theirs
+        if slots[height] >= enough and (
+            repeated[height, _pattern(line.text)] >= MIN_REPEATS or line.style in styles[height]
+        ):
+            yield line
+
+
+def _height(line: Line) -> int:
+    return round(line.y / 2)
 
 
 def _pattern(text: str) -> str:
     return _PAGE_NUMBER.sub("#", text).casefold()
 
 
-def _edge_lines(page: Page) -> list[tuple[str, Line]]:
-    """Lines near the top and the bottom that have no text beyond them but other such lines."""
-    found: list[tuple[str, Line]] = []
-    by_height = sorted(page.lines, key=lambda line: -line.y)
-    for edge, lines in (("top", by_height[:4]), ("bottom", by_height[:-5:-1])):
-        for line in lines:
-            beyond = page.height - line.y if edge == "top" else line.y
-            if beyond > EDGE * page.height:
-                break
-            found.append((edge, line))
-    return found
+def _edge_lines(page: Page) -> list[Line]:
+    return [line for line in page.lines if not EDGE * page.height < line.y < (1 - EDGE) * page.height]
 
 
-def _is_furniture(
-    edge: str, line: Line, repeated: Counter[tuple[str, int, str]], slots: dict[str, Counter[int]], num_pages: int
-) -> bool:
-    height, pattern = round(line.y / 3), _pattern(line.text)
-    around = (height - 1, height, height + 1)
-    if sum(repeated[edge, near, pattern] for near in around) >= MIN_REPEATS and (
-        len(pattern) <= 120 and (pattern != "#" or sum(slots[edge][near] for near in around) >= num_pages / 10)
-    ):
-        return True
-    # a header of its own on a page or two ("Preface"), where the others have theirs
-    return sum(slots[edge][near] for near in around) >= max(MIN_REPEATS, num_pages / 4) and len(line.text) <= 120
+def _at_an_edge(line: Line, page: Page) -> bool:
+    across = min(line.x0, page.width - line.x1) < EDGE * page.width
+    return across or not EDGE * page.height < line.y < (1 - EDGE) * page.height
 
 
 # ---- contents
@@ -137,12 +149,23 @@ class Paragraphs:
         for line in lines:
             characters[line.style] += len(line.text)
         self.body_style = characters.most_common(1)[0][0] if characters else ("", 10.0, False)
-        ends = Counter(round(line.x1 / 3) for line in lines if line.style == self.body_style and len(line.text) > 40)
-        common, count = ends.most_common(1)[0] if ends else (0, 0)
-        self._margin = common * 3.0
-        near = sum(ends[end] for end in (common - 1, common, common + 1))
-        self._justified = count > 0 and near > 0.5 * sum(ends.values())
-        self._page_margin = {page.number: max((line.x1 for line in page.lines), default=0.0) for page in pages}
+        ends = {page.number: self._line_ends(page.lines) for page in pages}
+        whole: Counter[int] = sum(ends.values(), Counter())
+        # odd and even pages have margins of their own, and so has a page set across
+        self._common = sorted(3.0 * end for end, count in whole.items() if count >= 0.05 * whole.total())
+        self._margins: dict[int, float] = {}
+        num_at_margin = 0
+        for number, counts in ends.items():
+            end, _ = counts.most_common(1)[0] if counts else (0, 0)
+            near = sum(counts[other] for other in (end - 1, end, end + 1))
+            num_at_margin += near
+            if near >= 3:
+                self._margins[number] = end * 3.0
+        self._justified = num_at_margin > 0.6 * whole.total() > 0
+
+    def _line_ends(self, lines: Sequence[Line]) -> Counter[int]:
+        """Where long lines in the type of the text end, in thirds of their points."""
+        return Counter(round(line.x1 / 3) for line in lines if line.style == self.body_style and len(line.text) > 40)
 
     def text(self, lines: Sequence[Line]) -> str:
         """Paragraphs a blank line apart; items of a list and rows of a table on lines of their own."""
@@ -163,6 +186,7 @@ class Paragraphs:
         if last.page != line.page:
             ended = last.text.endswith((".", "!", "?", ":", ";", "].")) or self._is_short(last, line)
             return " " if same and not ended and last.bold == line.bold else "\n\n"
+        same = same and not line.gaps  # a row of a table, an entry of a glossary
         drop = last.y - line.y
         if drop < -0.3 * line.size or drop > 1.6 * max(last.size, line.size):
             return "\n\n"
@@ -170,10 +194,12 @@ class Paragraphs:
 
     def _is_short(self, last: Line, line: Line) -> bool:
         """Whether `last` ends before the margin although the next line's first word had room."""
-        margin = self._margin if last.x1 <= self._margin + 6 else self._page_margin[last.page]
+        margin = self._margins.get(last.page)
+        if margin is None or last.x1 > margin + 6:
+            margin = next((common for common in self._common if common >= last.x1 - 6), last.x1)
         room = margin - last.x1
         word = line.text.split(" ", 1)[0]
-        needed = (line.x1 - line.x0) * (len(word) + 1) / max(len(line.text), 1)
+        needed = 0.5 * line.size * (len(word) + 1)
         return room > (min(6.0, needed) if self._justified and last.size >= self.body_style[1] else needed)
 
     def _continued(self, text: str, more: str) -> str:

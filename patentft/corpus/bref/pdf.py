@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ class Line:
     size: float  # of the font, points
     bold: bool
     font: str
+    gaps: int  # wide spaces in it: the borders of a table's cells
     text: str
 
     @property
@@ -92,7 +94,8 @@ def _joined(lines: list[Line]) -> list[Line]:
         if last and abs(last.y - line.y) <= 0.2 * line.size and line.x0 >= last.x1 - 1:
             wide = line if len(line.text) > len(last.text) else last
             bold = last.bold and line.bold
-            joined[-1] = replace(wide, x0=last.x0, x1=line.x1, bold=bold, text=f"{last.text} {line.text}")
+            gaps = last.gaps + line.gaps + (line.x0 - last.x1 > 1.5 * line.size)
+            joined[-1] = replace(wide, x0=last.x0, x1=line.x1, bold=bold, gaps=gaps, text=f"{last.text} {line.text}")
         else:
             joined.append(line)
-    return joined
+    return [replace(line, text=re.sub(r"(?<=\w) (?=[,;)])", "", line.text)) for line in joined]
