@@ -43,6 +43,7 @@ STAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 def kinds() -> dict[str, Stage]:
     """Every stage kind. Imported here, not at the top: the CLI's --help needs none of it."""
+    from patentft.corpus.bref.run import BREF, VIEWS_STAGE
     from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
     from patentft.report.run import REPORT
     from patentft.scoring.run import SCORE
@@ -53,6 +54,8 @@ def kinds() -> dict[str, Stage]:
     return {
         "synth": SYNTH,
         "corpus": CORPUS,
+        "bref": BREF,
+        "views": VIEWS_STAGE,
         "split": SPLIT,
         "embed": EMBED,
         "search": SEARCH,
@@ -73,6 +76,7 @@ class Step:
     config: Config
     stage_inputs: tuple[str, ...] = ()
     model_inputs: tuple[str, ...] = ()
+    tokenizer_inputs: tuple[str, ...] = ()
     file_inputs: tuple[str, ...] = ()
 
 
@@ -196,7 +200,7 @@ def _step(
 ) -> Step:
     stage = known[body["kind"]]
     values = {key: value for key, value in body.items() if key != "kind"}
-    found: dict[str, list[str]] = {"stage": [], "model": []}
+    found: dict[str, list[str]] = {"stage": [], "model": [], "tokenizer": []}
     # a binding that the stage's config does not have only names the member: every fold may use the same config
     for key in binding:
         if key not in stage.config.model_fields:
@@ -215,13 +219,13 @@ def _step(
         resolved: list[str] = []
         for reference in map(str, given):
             try:
-                targets = _members_of(reference, binding, families, f"{name}.{key}", external=what == "model")
+                targets = _members_of(reference, binding, families, f"{name}.{key}", external=what != "stage")
             except ConfigError as error:
                 problems.append(str(error))
                 continue
             for target in targets or [reference]:
                 resolved.append(target)
-                found["stage" if targets else "model"].append(target)
+                found["stage" if targets else what].append(target)
             problems += [
                 f"{name}.{key}: stage {target!r} must come before {name!r} in the file"
                 for target in targets
@@ -240,7 +244,8 @@ def _step(
         problems.append(str(error))
     if config is None or problems:
         raise ConfigError("\n".join(problems))
-    return Step(name, stage, config, tuple(found["stage"]), tuple(found["model"]), tuple(file_references(config)))
+    inputs = (tuple(found[what]) for what in ("stage", "model", "tokenizer"))
+    return Step(name, stage, config, *inputs, tuple(file_references(config)))
 
 
 def _members_of(
@@ -338,6 +343,11 @@ class _Run:
 
             models[reference] = resolve(reference)
             inputs[f"model:{reference}"] = fingerprint(models[reference])
+        for reference in dict.fromkeys(step.tokenizer_inputs):
+            from patentft.models.tokenizer import resolve_tokenizer, tokenizer_fingerprint
+
+            models[reference] = resolve_tokenizer(reference)
+            inputs[f"tokenizer:{reference}"] = tokenizer_fingerprint(models[reference])
         for pattern in step.file_inputs:
             from patentft.corpus.read import list_files
 

@@ -27,6 +27,8 @@ from patentft.config import ConfigError
 from patentft.location import Location
 
 SUFFIXES = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+DOCUMENTS = (".pdf",)
+"""No rows of a table: only a glob that names them ("brefs/*.pdf") stands for them."""
 DELIMITERS = ",;\t|"
 MAX_FIELD_CHARACTERS = 32 << 20
 MAX_LINES_PER_RECORD = 10_000
@@ -63,7 +65,7 @@ def format_of(file: Location) -> str:
 def list_files(pattern: str) -> list[Location]:
     """The files that `pattern` (a file, a glob or a folder) stands for, sorted by name.
 
-    Of a folder or a glob only data files (`SUFFIXES`) count, and no hidden ones. Raises ConfigError when there is none,
+    Of a folder or a glob only data files (`SUFFIXES`) count, and no hidden ones; `*.pdf` stands for PDFs. Raises ConfigError when there is none,
     naming what is there instead.
     """
     place = Location(pattern)
@@ -74,7 +76,13 @@ def list_files(pattern: str) -> list[Location]:
     if inside or not glob.has_magic(place.url):
         found = [place / entry for entry in inside if _is_data(entry)]
     else:
-        found = [match for match in _matches(place) if _is_data(match.name)]
+        documents = place.url.lower().endswith(DOCUMENTS)
+        found = [
+            match
+            for match in _matches(place)
+            if _is_data(match.name)
+            or (documents and match.name.lower().endswith(DOCUMENTS) and not match.name.startswith("."))
+        ]
     if not found:
         there = [entry for entry in folder.names() if _is_data(entry)][:8]
         raise ConfigError(
