@@ -244,8 +244,15 @@ def _step(
         problems.append(str(error))
     if config is None or problems:
         raise ConfigError("\n".join(problems))
-    inputs = (tuple(found[what]) for what in ("stage", "model", "tokenizer"))
-    return Step(name, stage, config, *inputs, tuple(file_references(config)))
+    return Step(
+        name,
+        stage,
+        config,
+        tuple(found["stage"]),
+        tuple(found["model"]),
+        tuple(found["tokenizer"]),
+        tuple(file_references(config)),
+    )
 
 
 def _members_of(

@@ -65,8 +65,8 @@ def format_of(file: Location) -> str:
 def list_files(pattern: str) -> list[Location]:
     """The files that `pattern` (a file, a glob or a folder) stands for, sorted by name.
 
-    Of a folder or a glob only data files (`SUFFIXES`) count, and no hidden ones; `*.pdf` stands for PDFs. Raises ConfigError when there is none,
-    naming what is there instead.
+    Of a folder or a glob only data files (`SUFFIXES`) count, and no hidden ones; `*.pdf` stands for PDFs. Raises
+    ConfigError when there is none, naming what is there instead.
     """
     place = Location(pattern)
     if place.is_file():

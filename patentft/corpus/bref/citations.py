@@ -20,7 +20,7 @@ _PHRASE = re.compile(
     rf"(?:\b(?:see|See)\s+(?:also\s+)?)?\b(?P<noun>(?:sub-?)?[Ss]ections?|[Cc]hapters?|SECTIONS?|CHAPTERS?|[Ss]ect\.|§§?)\s*"
     rf"(?P<list>{_CITED}(?:{_BETWEEN}{_AGAIN}{_CITED})*)(?![\w%])",
 )
-_BARE = re.compile(rf"\b[Ss]ee\s+(?:also\s+)?(?P<list>\d{{1,2}}(?:\.\d{{1,3}}){{2,}})(?![\w%])")
+_BARE = re.compile(r"\b[Ss]ee\s+(?:also\s+)?(?P<list>\d{1,2}(?:\.\d{1,3}){2,})(?![\w%])")
 """ "see 4.2.1" without the word; two dots at least, else it may be a quantity."""
 _RANGE = re.compile(r"^\s*(?:to|through|until|[-–—])\s*(?:(?:sub-?)?(?:sections?|chapters?)\s+)?$", re.IGNORECASE)
 _OWN = r"(?:the\s+present|the\s+current|this)\s|the\s+(?:document|report)\b"
@@ -89,7 +89,7 @@ def _of_phrase(text: str, match: re.Match[str], numbers: Collection[str]) -> lis
 
 
 def _between(first: str, last: str, numbers: Collection[str]) -> list[str]:
-    """Sections of the document strictly between the ends of a range of siblings ("4.2" and "4.5", not "4.2" and "5")."""
+    """Sections of the document strictly between the ends of a range of siblings ("4.2" to "4.5", not "4.2" to "5")."""
     low, high = first.split("."), last.split(".")
     if low[:-1] != high[:-1]:
         return []

@@ -1,14 +1,15 @@
 """A PDF on standard input -> its lines as JSON on standard output. Run by path, in a process of its own, by pdf.py.
 
 A PDF is untrusted input to a parser in C++: in its own process, with a limit on memory and (the parent's) on time, a
-file that crashes, hangs or swells can spoil nothing but its own document. Imports nothing of patentft, so that it starts
-at once.
+file that crashes, hangs or swells can spoil nothing but its own document. Nothing of patentft is imported: it starts at
+once.
 
-    {"pages": [{"width", "height", "lines": [[x0, x1, y, size, bold, font, gaps, text], ...]}], "outline": [[level, title]]}
+    {"pages": [{"width", "height", "lines": [[x0, x1, y, size, bold, font, gaps, text], ...]}],
+     "outline": [[level, title], ...]}
     {"error": reason}        for a file that is no PDF, is damaged, is encrypted
 
-Coordinates are points, from the lower left corner of the page as it is read (turned pages are turned back); y is that of
-the base line; gaps are the places where cells of a table lie apart. Lines are in the order of the file's content.
+Coordinates are points, from the lower left corner of the page as it is read (turned pages are turned back); y is that
+of the base line; gaps are the places where cells of a table lie apart. Lines are in the order of the file's content.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ MIN_REPEATS = 3
 MIN_SHARE = 0.2
 """Of the pages of one size, that have a header at one height. Sub-headings that open several pages are fewer."""
 _ROMAN = r"[ivxlcdm]+"
-_PAGE_NUMBER = re.compile(rf"(?<![\w.])(?:\d+|{_ROMAN})(?!\w|\.\d)", re.IGNORECASE)  # no part of "4.1.2": those are no headers
+_PAGE_NUMBER = re.compile(
+    rf"(?<![\w.])(?:\d+|{_ROMAN})(?!\w|\.\d)", re.IGNORECASE
+)  # no part of "4.1.2": those are no headers
 _LEADERS = re.compile(rf"^(?P<title>.*?)\s*(?:(?:\.\s?){{3,}}|…+|_{{4,}})\s*(?P<page>\d+|{_ROMAN})$", re.IGNORECASE)
 NUMBERED = re.compile(r"^(?P<number>\d{1,2}(?:\.\d{1,3}){0,7})\.?\s+(?P<title>\S.*)$")
 _LISTED = re.compile(r"^(?:figure|table|box|plate|map|photo)\s+[A-Z]?\d", re.IGNORECASE)

@@ -78,7 +78,9 @@ def read_pdf(data: bytes, *, max_pages: int = 5000, seconds: float = 600) -> Pdf
 
 
 _CHARACTERS = {ord(bad): good for bad, good in zip("\u00a0\u2007\u202f\t\uf0b7\uf0a7\uf0d8", "    •••", strict=True)}
-_CHARACTERS |= {ord(char): text for char, text in zip("ﬀﬁﬂﬃﬄﬅﬆ", ("ff", "fi", "fl", "ffi", "ffl", "ft", "st"), strict=True)}
+_CHARACTERS |= {
+    ord(char): text for char, text in zip("ﬀﬁﬂﬃﬄﬅﬆ", ("ff", "fi", "fl", "ffi", "ffl", "ft", "st"), strict=True)
+}
 _CHARACTERS |= {0xAD: "-"}  # a soft hyphen that is shown stands at a line's end
 
 

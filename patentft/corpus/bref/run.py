@@ -63,6 +63,9 @@ class ViewsConfig(Config):
     overlap_tokens: int = Field(default=32, ge=0)
     """Tokens that neighbouring windows share, at least, where whole sentences of half a window or less allow it."""
 
+    related_characters: int | None = Field(default=6000, ge=1)
+    """enriched and pair: of a section beside another at most so many characters, in whole sentences; null: all."""
+
     @model_validator(mode="after")
     def _coherent(self) -> ViewsConfig:
         if len(set(self.views)) < len(self.views):
@@ -174,7 +177,9 @@ def run_views(config: ViewsConfig, context: Context) -> dict[str, Any]:
     tokenizer = load_tokenizer(context.model(config.tokenizer))
     num_special = tokenizer.num_special_tokens_to_add(pair=False)
     if config.max_tokens - num_special < 8:
-        raise ConfigError(f"max_tokens {config.max_tokens} leaves {config.max_tokens - num_special} tokens for the text")
+        raise ConfigError(
+            f"max_tokens {config.max_tokens} leaves {config.max_tokens - num_special} tokens for the text"
+        )
     count = counter(tokenizer)
     sections, citations = data.parts("sections"), data.parts("citations")
     folder = context.folder
@@ -185,7 +190,7 @@ def run_views(config: ViewsConfig, context: Context) -> dict[str, Any]:
         written: list[dict[str, Any]] = []
         about: dict[str, dict[str, int]] = {}
         for view in config.views:
-            texts = list(sources(view, rows, links))
+            texts = list(sources(view, rows, links, config.related_characters))
             try:
                 cuts = cut(
                     [source.text for source in texts],

@@ -202,8 +202,9 @@ def _read_tree(config: TreeConfig, sections: dict[str, dict[str, Any]], rejected
                 if reason:
                     bad = BadRow(item.file, item.number, reason, str(values[column])[:200], column)
                 else:
-                    parent = values["parent"] if isinstance(values["parent"], str) and values["parent"] else None
-                    sections[values["section_id"]] = _section(values["section_id"], parent, values["title"].strip())
+                    section_id, parent = str(values["section_id"]), values["parent"]
+                    parent = parent if isinstance(parent, str) and parent else None
+                    sections[section_id] = _section(section_id, parent, str(values["title"]).strip())
             if bad:
                 rejected.add("sections", bad, Tally())
 

@@ -3,8 +3,8 @@
     pages -> without headers and footers -> contents set aside -> lines that may be headings -> the best chain of them
 
 A line may be a heading when it begins with a section number and is bold or larger than the text. Many table rows and
-list items are that too, so the chain that is kept is the heaviest one whose numbers rise, where a line that the table of
-contents lists, under the same number and title, weighs most. Without contents, the PDF's bookmarks take their place.
+list items are that too, so the chain that is kept is the heaviest one whose numbers rise, where a line that the table
+of contents lists, under the same number and title, weighs most. Without contents, the PDF's bookmarks take their place.
 """
 
 from __future__ import annotations

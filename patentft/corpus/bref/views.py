@@ -5,8 +5,9 @@
     enriched    each section, then the sections it cites, then those that cite it
     pair        a citing section, then the section it cites
 
-A section stands in a text as "4.1.2 Recovery of excess heat", a blank line, and its own text. Sections that cite, or are
-cited by, a whole chapter bring the chapter's own words, not those of the sections below it.
+A section stands in a text as "4.1.2 Recovery of excess heat", a blank line, and its own text. A chapter that is cited
+brings its own words, not those of the sections below it. Of a long section (an executive summary cites dozens) only a
+passage is taken where it stands beside another: about the citation when it cites, from its beginning when it is cited.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from patentft.corpus.bref.windows import passage
 
 View = Literal["document", "chapter", "enriched", "pair"]
 VIEWS: tuple[View, ...] = ("document", "chapter", "enriched", "pair")
@@ -38,11 +41,13 @@ class Source:
 Row = Mapping[str, Any]
 
 
-def sources(view: View, sections: Sequence[Row], citations: Iterable[Row]) -> Iterator[Source]:
+def sources(
+    view: View, sections: Sequence[Row], citations: Iterable[Row], related_characters: int | None = None
+) -> Iterator[Source]:
     """The texts of one view of one document.
 
-    sections: its SECTIONS rows in order. citations: its CITATIONS rows; unresolved ones and those of a section by itself
-    are no links.
+    sections: its SECTIONS rows in order. citations: its CITATIONS rows; unresolved ones, and those of a section by
+    itself, are no links. related_characters: at most so many of a section beside another (enriched, pair); None: all.
     """
     if view == "document":
         yield from _joined(view, str(sections[0]["document"]) if sections else "", sections)
@@ -50,33 +55,35 @@ def sources(view: View, sections: Sequence[Row], citations: Iterable[Row]) -> It
         for chapter in _chapters(sections):
             yield from _joined(view, chapter[0]["section_id"], chapter)
     else:
-        yield from _linked(view, sections, citations)
+        yield from _linked(view, sections, citations, related_characters)
 
 
-def _linked(view: View, sections: Sequence[Row], citations: Iterable[Row]) -> Iterator[Source]:
+def _linked(view: View, sections: Sequence[Row], citations: Iterable[Row], limit: int | None) -> Iterator[Source]:
     by_id = {row["section_id"]: row for row in sections}
-    links = list(
-        dict.fromkeys(
-            (row["section_id"], row["cited_id"])
-            for row in citations
-            if row["cited_id"] in by_id and row["section_id"] in by_id and row["cited_id"] != row["section_id"]
-        )
-    )
+    links: dict[tuple[str, str], int] = {}  # (citing, cited) -> where it is cited first
+    for row in citations:
+        citing, cited = row["section_id"], row["cited_id"]
+        if citing in by_id and cited in by_id and citing != cited:
+            links.setdefault((citing, cited), row["start_char"])
+
+    def part(name: str, around: int) -> Row:
+        row = by_id[name]
+        return row if limit is None else {**row, "text": passage(row["text"], around, limit)}
+
     if view == "pair":
-        for citing, cited in links:
+        for (citing, cited), at in links.items():
             if by_id[cited]["text"]:  # a chapter's bare title adds nothing
-                yield from _joined(view, f"{citing}>{cited}", [by_id[citing], by_id[cited]])
+                yield from _joined(view, f"{citing}>{cited}", [part(citing, at), part(cited, 0)])
         return
-    cites: dict[str, list[str]] = {}
-    cited_by: dict[str, list[str]] = {}
+    around: dict[str, dict[str, Row]] = {}
     for citing, cited in links:
-        cites.setdefault(citing, []).append(cited)
-        cited_by.setdefault(cited, []).append(citing)
+        around.setdefault(citing, {})[cited] = part(cited, 0)
+    for (citing, cited), at in links.items():
+        around.setdefault(cited, {}).setdefault(citing, part(citing, at))
     for row in sections:
-        name = row["section_id"]
-        around = dict.fromkeys([*cites.get(name, ()), *cited_by.get(name, ())])
         if row["text"]:
-            yield from _joined(view, name, [row, *(by_id[other] for other in around if by_id[other]["text"])])
+            others = around.get(row["section_id"], {}).values()
+            yield from _joined(view, row["section_id"], [row, *(other for other in others if other["text"])])
 
 
 def _chapters(sections: Sequence[Row]) -> Iterator[list[Row]]:
@@ -84,9 +91,9 @@ def _chapters(sections: Sequence[Row]) -> Iterator[list[Row]]:
     root_of: dict[str, str] = {}
     chapters: dict[str, list[Row]] = {}
     for row in sections:
-        parent = row["parent"]
-        root = root_of.get(parent, parent) if parent else row["section_id"]
-        root_of[row["section_id"]] = root
+        name, parent = str(row["section_id"]), row["parent"]
+        root = root_of.get(parent, str(parent)) if parent else name
+        root_of[name] = root
         chapters.setdefault(root, []).append(row)
     yield from chapters.values()
 

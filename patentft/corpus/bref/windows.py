@@ -41,6 +41,7 @@ _ABBREVIATIONS = (
 )
 # begins at the first of a run and gives nothing back: linear in the text, whatever it holds
 _ENDS = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(\s++)(?=[\"'“‘(\[]?[^\W_a-zß-öø-ÿ])|\n\s*+")
+_ENUMERATOR = re.compile(r"\W*\d{1,2}(?:\.\d{1,3})*\.\s*")
 _ABBREVIATED = re.compile(rf"(?:^|[\s(\[])(?:{_ABBREVIATIONS}|[A-Z])\.$", re.IGNORECASE)
 
 
@@ -50,14 +51,32 @@ def sentences(text: str) -> list[Span]:
     start = 0
     for match in _ENDS.finditer(text):
         before = text[max(start, match.start() - 12) : match.start() + 1]
-        if match[1] is not None and "\n" not in match[1] and _ABBREVIATED.search(before):
-            continue
+        if match[1] is not None and "\n" not in match[1]:
+            enumerator = match.end() - start < 20 and _ENUMERATOR.fullmatch(text, start, match.end())
+            if enumerator or _ABBREVIATED.search(before):
+                continue
         if match.end() > start:
             spans.append((start, match.end()))
             start = match.end()
     if start < len(text):
         spans.append((start, len(text)))
     return spans
+
+
+def passage(text: str, around: int, limit: int) -> str:
+    """Whole sentences of `text` near the character `around`, `limit` characters together; one sentence at least."""
+    if len(text) <= limit:
+        return text
+    spans = sentences(text)
+    first = last = max(index for index, (start, _) in enumerate(spans) if start <= around)
+    while True:
+        room = limit - (spans[last][1] - spans[first][0])
+        if last + 1 < len(spans) and spans[last + 1][1] - spans[last + 1][0] <= room:
+            last += 1
+        elif first > 0 and spans[first - 1][1] - spans[first - 1][0] <= room:
+            first -= 1
+        else:
+            return text[spans[first][0] : spans[last][1]].strip()
 
 
 def cut(texts: Sequence[str], count: Count, *, max_tokens: int, num_special: int, overlap: int) -> list[Cut]:
@@ -109,7 +128,11 @@ def _units(
     limits = [[capacity if n <= capacity else piece for n in numbers] for numbers in counts]
     while any(n > limit for ns, ls in zip(counts, limits, strict=True) for n, limit in zip(ns, ls, strict=True)):
         halves = [
-            [half for span, n, limit in zip(own, ns, ls, strict=True) for half in _split(text, span, n, limit, capacity)]
+            [
+                half
+                for span, n, limit in zip(own, ns, ls, strict=True)
+                for half in _split(text, span, n, limit, capacity)
+            ]
             for text, own, ns, ls in zip(texts, spans, counts, limits, strict=True)
         ]
         todo = [[span for span, number, _ in own if number is None] for own in halves]
@@ -154,7 +177,7 @@ def _pack(lengths: Sequence[int], capacity: int, overlap: int) -> list[Span]:
 
 
 def _shared(lengths: Sequence[int], start: int, end: int, capacity: int, overlap: int) -> int:
-    """Where the run after (start, end) begins: the fewest last units of at least `overlap` tokens, half a window at most."""
+    """Where the run after (start, end) begins: the fewest last units of `overlap` tokens, half a window at most."""
     first, shared = end, 0
     while first > start + 1 and shared < overlap and shared + lengths[first - 1] <= capacity // 2:
         first -= 1
