@@ -85,11 +85,15 @@ def _page(text: pypdfium2.PdfTextPage, width: float, height: float) -> tuple[flo
     if turn % 2:
         width, height = height, width
     lines = _sideways_joined(lines, turn)
-    return width, height, [_line(text, line, turn, width, height) for line in lines]
+    made = [_line(text, line, turn, width, height) for line in lines]
+    if turn:  # PDFium's own order of a turned page may run from the bottom to the top
+        made.sort(key=lambda line: (-round(line[2] / 2), line[0]))
+    return width, height, made
 
 
 def _quarters(text: pypdfium2.PdfTextPage, line: list[Char]) -> int:
-    return round(pdfium.FPDFText_GetCharAngle(text, line[0][0]) / (math.pi / 2)) % 4
+    """How often the run is turned by 90 degrees, counter-clockwise: PDFium counts the other way round."""
+    return -round(pdfium.FPDFText_GetCharAngle(text, line[0][0]) / (math.pi / 2)) % 4
 
 
 def _sideways_joined(lines: list[tuple[list[Char], int]], main: int) -> list[list[Char]]:

@@ -26,6 +26,7 @@ _PAGE_NUMBER = re.compile(
 _LEADERS = re.compile(rf"^(?P<title>.*?)\s*(?:(?:\.\s?){{3,}}|…+|_{{4,}})\s*(?P<page>\d+|{_ROMAN})$", re.IGNORECASE)
 NUMBERED = re.compile(r"^(?P<number>\d{1,2}(?:\.\d{1,3}){0,7})\.?\s+(?P<title>\S.*)$")
 _LISTED = re.compile(r"^(?:figure|table|box|plate|map|photo)\s+[A-Z]?\d", re.IGNORECASE)
+_CUT_WORD = re.compile(r"[^\W\d_]-$")
 _BULLET = re.compile(r"^(?:[•▪◦‣●■□○–—-]|o|\(?(?:[a-z]|[ivx]{1,4}|\d{1,2})[).])\s+\S")
 
 
@@ -185,6 +186,8 @@ class Paragraphs:
     def _gap(self, last: Line, line: Line) -> str:
         """What stands between two neighbouring lines: a space within a paragraph."""
         same = abs(last.size - line.size) <= 0.6 and not _BULLET.match(line.text)
+        if same and _CUT_WORD.search(last.text) and line.text[0].islower() and not line.gaps:
+            return " "
         if last.page != line.page:
             ended = last.text.endswith((".", "!", "?", ":", ";", "].")) or self._is_short(last, line)
             return " " if same and not ended and last.bold == line.bold else "\n\n"
