@@ -12,17 +12,21 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-_NUMBER = r"\d{1,2}(?:\.\d{1,3})*"
+_NUMBER = r"\d{1,2}(?:\.\d{1,3})*(?!\.?\d)"
 _CITED = rf"(?:{_NUMBER})(?:\.?\(?[a-z]\)?(?![\w]))?"  # "5.1.3.3.a" is a point of 5.1.3.3
 _BETWEEN = r"\s*(?:,\s*(?:and|or|&)?|;\s*(?:and|or)?|and(?:/or)?|or|&|to|through|until|[-–—]|as\s+well\s+as)\s*"
-_AGAIN = r"(?:(?:and\s+|in\s+|see\s+)?(?:sub-?)?(?:sections?|chapters?)\s+)?"
+_NOUN = r"(?:sub-?)?(?:[Ss]ections?|[Cc]hapters?)\s+"
+_AGAIN = rf"(?:(?:and\s+|in\s+|see\s+)?{_NOUN})?"
+# "Section 4.2 and 15 %" names one section
+_QUANTITY = r"\s*(?:[%‰°º€]|(?:[mk]?g|t|[cmk]?m|h|[kMG]?[WJ]|[kMG]Wh|EUR|per\s+cent|years?|days?|hours?|plants?)\b)"
 _PHRASE = re.compile(
-    rf"(?:\b(?:see|See)\s+(?:also\s+)?)?\b(?P<noun>(?:sub-?)?[Ss]ections?|[Cc]hapters?|SECTIONS?|CHAPTERS?|[Ss]ect\.|§§?)\s*"
-    rf"(?P<list>{_CITED}(?:{_BETWEEN}{_AGAIN}{_CITED})*)(?![\w%])",
+    r"(?:\b[Ss]ee\s+(?:also\s+)?)?"
+    r"(?<![-\w])(?P<noun>(?:sub-?)?[Ss]ections?|[Cc]hapters?|SECTIONS?|CHAPTERS?|[Ss]ect\.|§§?)\s*"
+    rf"(?P<list>{_CITED}(?:{_BETWEEN}{_AGAIN}{_CITED}(?!{_QUANTITY}))*)(?![\w%])",
 )
 _BARE = re.compile(r"\b[Ss]ee\s+(?:also\s+)?(?P<list>\d{1,2}(?:\.\d{1,3}){2,})(?![\w%])")
 """ "see 4.2.1" without the word; two dots at least, else it may be a quantity."""
-_RANGE = re.compile(r"^\s*(?:to|through|until|[-–—])\s*(?:(?:sub-?)?(?:sections?|chapters?)\s+)?$", re.IGNORECASE)
+_RANGE = re.compile(r"^\s*(?:to|through|until|[-–—])\s*$")
 _OWN = r"(?:the\s+present|the\s+current|this)\s|the\s+(?:document|report)\b"
 _ELSEWHERE = re.compile(
     rf"^[^.;\n]{{0,3}}\s*(?:of|in)\s+(?!{_OWN}|order\b)(?:[^.;()\n]{{0,60}}?)"
@@ -53,10 +57,10 @@ def find_citations(text: str, numbers: Collection[str] = ()) -> Found:
     citations: list[Citation] = []
     elsewhere = 0
     for match in _PHRASE.finditer(text):
-        if _is_elsewhere(text, match):
-            elsewhere += len(re.findall(_NUMBER, match["list"]))
-            continue
-        citations += _of_phrase(text, match, numbers)
+        named = _of_phrase(text, match, numbers)
+        own = [citation for citation in named if citation.start_char < _elsewhere_from(text, match)]
+        elsewhere += len(named) - len(own)
+        citations += own
     taken = [range(c.start_char, c.start_char + len(c.words)) for c in citations]
     for match in _BARE.finditer(text):
         if match["list"] in numbers and not any(match.start("list") in span for span in taken):
@@ -64,18 +68,27 @@ def find_citations(text: str, numbers: Collection[str] = ()) -> Found:
     return Found(sorted(citations, key=lambda c: c.start_char), elsewhere)
 
 
-def _is_elsewhere(text: str, match: re.Match[str]) -> bool:
+def _elsewhere_from(text: str, match: re.Match[str]) -> int:
+    """Where in a phrase the sections of another document begin; its end when it names none.
+
+    "Sections 2.1 and 2.2, and Section 4.2 of the LCP BREF": from the last "Section".
+    """
     after, before = text[match.end() : match.end() + 120], text[max(0, match.start() - 60) : match.start()]
-    return bool(_ELSEWHERE.match(after) or _BEFORE.search(before))
+    if _BEFORE.search(before):
+        return match.start()
+    if not _ELSEWHERE.match(after):
+        return match.end()
+    nouns = [found.start() for found in re.finditer(_NOUN, match["list"])]
+    return match.start("list") + nouns[-1] if nouns else match.start()
 
 
 def _of_phrase(text: str, match: re.Match[str], numbers: Collection[str]) -> list[Citation]:
     start = match.start("list")
     found: list[Citation] = []
     last_end: int | None = None
-    for item in re.finditer(_CITED, match["list"]):
+    for item in re.finditer(rf"(?:{_NOUN})?({_CITED})", match["list"]):
         begin, end = start + item.start(), start + item.end()
-        number = re.match(_NUMBER, item[0])
+        number = re.match(_NUMBER, item[1])
         assert number is not None
         if last_end is None:
             begin = match.start()  # the first carries the words before it: "see Section 4.1"

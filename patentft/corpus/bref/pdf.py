@@ -50,7 +50,7 @@ class Pdf:
 
 
 def read_pdf(data: bytes, *, max_pages: int = 5000, seconds: float = 600) -> Pdf:
-    """The pages of a PDF. Raises BadPdf: no PDF, cut off, damaged, encrypted, no text layer, too many pages, takes too long."""
+    """The pages of a PDF. Raises BadPdf: no PDF, cut off, damaged, encrypted, no text layer, over a limit."""
     if b"%PDF-" not in data[:1024]:
         raise BadPdf("not a PDF: it does not begin with %PDF-")
     if b"%%EOF" not in data[-4096:]:  # PDFium mends such a file as well as it can, and whole chapters may be gone

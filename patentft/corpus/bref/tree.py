@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import zip_longest
 from typing import Any
 
 from patentft.corpus.bref.layout import NUMBERED, Entry, Paragraphs, entry_of, split_contents, without_furniture
@@ -64,7 +65,7 @@ def build_tree(pdf: Pdf) -> Tree:
     numbered = _heaviest_chain(_plausible(_candidates(lines, entries, paragraphs), bool(entries)))
     headings = _with_unnumbered(lines, numbered, entries, paragraphs, {page.number: page for page in pages})
     sections = []
-    for heading, following in zip(headings, [*headings[1:], None], strict=True):
+    for heading, following in zip_longest(headings, headings[1:]):
         body = lines[heading.last + 1 : following.first if following else len(lines)]
         level = 1 if heading.number is None else heading.number.count(".") + 1
         page = lines[heading.first].page

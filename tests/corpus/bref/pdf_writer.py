@@ -76,7 +76,9 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
 
 
-def column(lines: Sequence[str], *, x: float = 70, top: float = 760, leading: float = 13, size: float = 11) -> list[Put]:
+def column(
+    lines: Sequence[str], *, x: float = 70, top: float = 760, leading: float = 13, size: float = 11
+) -> list[Put]:
     """Lines below each other; an empty one is a gap, one that begins with * is bold."""
     return [
         Put(x, top - leading * n, line.removeprefix("*"), size, line.startswith("*"))

@@ -52,7 +52,15 @@ def pages() -> list[list[Put]]:
             *FILLER,
             "and in",
         ],
-        ["*Description", "", "the following table.", "", "*1.5 kg of lime per tonne", "*1.9 kg of dust per tonne", *FILLER],
+        [
+            "*Description",
+            "",
+            "the following table.",
+            "",
+            "*1.5 kg of lime per tonne",
+            "*1.9 kg of dust per tonne",
+            *FILLER,
+        ],
         ["*Description", "", *FILLER, "", "*2.2 Gases", "", "• hydrogen fluoride", "• sulphur dioxide", "", *FILLER],
         ["*ANNEXES", "", *FILLER, "(see 2.1.1)."],
     ]
@@ -65,7 +73,9 @@ def pages() -> list[list[Put]]:
 def _framed(number: int, body: list[str], header: str) -> list[Put]:
     even = number % 2
     top = Put(70 if even else 480, 805, header, 9, True)
-    bottom = Put(70 if even else 300, 40, f"{number} Glass" if even else f"Best Available Techniques, Glass {number}", 9)
+    bottom = Put(
+        70 if even else 300, 40, f"{number} Glass" if even else f"Best Available Techniques, Glass {number}", 9
+    )
     return [top, *column(body, x=50 if even else 70), bottom]
 
 

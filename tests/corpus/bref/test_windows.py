@@ -42,7 +42,9 @@ def trained(kind: str) -> Callable[[list[str]], list[int]]:
 
 COUNTERS = {kind: trained(kind) for kind in ("characters", "wordpiece", "bytes", "unigram")}
 
-WORDS = st.sampled_from([*" ".join(TRAINING).split(), ".", "\n", "\n\n", "e.g.", "3.5.", "No.", "ﷺ", "é", "x" * 70, "…"])
+WORDS = st.sampled_from(
+    [*" ".join(TRAINING).split(), ".", "\n", "\n\n", "e.g.", "3.5.", "No.", "ﷺ", "é", "x" * 70, "…"]
+)
 TEXTS = st.one_of(st.text(max_size=300), st.lists(WORDS, max_size=120).map(" ".join))
 
 
@@ -58,10 +60,13 @@ def test_windows_cover_every_character_and_hold_no_more_tokens_than_allowed(
     assert len(found) == len(texts)
     for text, one in zip(texts, found, strict=True):
         assert covers(one.windows, len(text))
-        assert "".join(
-            text[window.start if index == 0 else max(window.start, one.windows[index - 1].end) : window.end]
-            for index, window in enumerate(one.windows)
-        ) == text
+        assert (
+            "".join(
+                text[window.start if index == 0 else max(window.start, one.windows[index - 1].end) : window.end]
+                for index, window in enumerate(one.windows)
+            )
+            == text
+        )
         counted = count([text[window.start : window.end] for window in one.windows])
         assert [window.num_tokens for window in one.windows] == [number + 2 for number in counted]
         assert all(window.num_tokens <= max_tokens for window in one.windows)
