@@ -65,7 +65,9 @@ def read_pdf(data: bytes, *, max_pages: int = 5000, seconds: float = 600) -> Pdf
         told = done.stderr.decode("utf-8", "replace").strip().splitlines()
         if any("ModuleNotFoundError" in line for line in told[-1:]):
             raise RuntimeError(f"the PDF reader did not start: {told[-1]}")  # the installation's fault, not the file's
-        raise BadPdf(f"the PDF reader failed on it ({told[-1] if told else f'exit {done.returncode}'})")
+        code = done.returncode
+        how = told[-1] if told else f"signal {-code}: out of memory, or a crash" if code < 0 else f"exit {code}"
+        raise BadPdf(f"the PDF reader failed on it ({how}); open it in a viewer and save it again")
     found = json.loads(done.stdout)
     if "error" in found:
         raise BadPdf(found["error"])

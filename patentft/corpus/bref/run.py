@@ -21,6 +21,9 @@ from patentft.location import Location
 from patentft.stage import Context, FileRef, Stage, StageRef, TokenizerRef
 from patentft.store import StageFolder
 
+ENOUGH = 0.95
+"""Of the headings that a document's contents list; a document with fewer found is warned about."""
+
 
 class BrefConfig(Config):
     """BREF documents into SECTIONS and CITATIONS."""
@@ -106,6 +109,14 @@ def run_bref(config: BrefConfig, context: Context) -> dict[str, Any]:
     counts = _counts(context.folder, codes)
     for code, reason in counts["quarantined"].items():
         context.progress.warn(f"document {code} is in {context.folder.location / 'quarantine'}: {reason}")
+    for code, one in counts["by_document"].items():
+        if one.get("contents") == "none":
+            context.progress.warn(f"document {code} has neither a table of contents nor bookmarks: check its sections")
+        elif one.get("listed_and_found", 0) < ENOUGH * one.get("listed", 0):
+            context.progress.warn(
+                f"document {code}: only {one['listed_and_found']} of the {one['listed']} numbered headings that its "
+                f"{one['contents']} list were found; missing: {', '.join(one['listed_but_not_found'][:8])}"
+            )
     return counts
 
 

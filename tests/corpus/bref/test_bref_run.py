@@ -20,7 +20,7 @@ from patentft.pipeline import parse, run
 from patentft.progress import Progress
 from patentft.store import StageFolder
 from tests.corpus.bref.pdf_writer import column, write_pdf
-from tests.corpus.bref.report import FILLER, document
+from tests.corpus.bref.report import FILLER, document, pages
 
 ALL = ("document", "chapter", "enriched", "pair")
 
@@ -139,6 +139,16 @@ def test_a_stage_that_was_cut_short_goes_on_where_it_was(
         assert whole[name].manifest is not None
         assert resumed[name].manifest.id == whole[name].manifest.id
         assert counts(resumed[name]) == counts(whole[name])
+
+
+def test_a_document_that_lost_its_headings_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a file whose pages are damaged: the contents list more than is there."""
+    (tmp_path / "a.pdf").write_bytes(write_pdf(pages()[:6]))
+    (tmp_path / "b.pdf").write_bytes(write_pdf(pages()[2:]))
+    go(tmp_path / "run", {"bref": {"kind": "bref", "files": f"{tmp_path}/*.pdf"}})
+    told = capsys.readouterr().err
+    assert "document a: only 6 of the 7 numbered headings that its contents pages list were found; missing: 2.2" in told
+    assert "document b has neither a table of contents nor bookmarks" in told
 
 
 def test_codes_name_documents_and_must_differ(tmp_path: Path) -> None:
