@@ -248,8 +248,10 @@ def write_rows(run: Path, path: Path) -> int:
 PEER = """
 import sys, time
 import datasets
-from patentft.models.load import load_tokenizer, resolve
+from patentft.corpus.tokenizer import load_tokenizer
+from patentft.models.load import resolve
 tokenizer = load_tokenizer(resolve(sys.argv[2]))
+tokenizer.backend_tokenizer.no_truncation()
 def encode(batch):
     return {"input_ids": tokenizer(batch["text"], return_attention_mask=False,
     return_token_type_ids=False)["input_ids"]}
@@ -264,8 +266,11 @@ print(time.perf_counter() - start, read, len(done))
 BARE = """
 import sys, time
 import pyarrow.parquet as pq
-from patentft.models.load import load_tokenizer, resolve
+from patentft.corpus.tokenizer import load_tokenizer
+from patentft.models.load import resolve
 backend = load_tokenizer(resolve(sys.argv[2])).backend_tokenizer
+backend.no_truncation()
+backend.no_padding()
 texts = next(pq.ParquetFile(sys.argv[1]).iter_batches(batch_size=100_000))["text"].to_pylist()
 seconds = 0.0
 for low in range(0, len(texts), 5000):

@@ -43,6 +43,7 @@ STAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 def kinds() -> dict[str, Stage]:
     """Every stage kind. Imported here, not at the top: the CLI's --help needs none of it."""
+    from patentft.corpus.bref.run import BREF, VIEWS_STAGE
     from patentft.corpus.join.run import JOIN
     from patentft.corpus.qa import QA
     from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
@@ -59,6 +60,8 @@ def kinds() -> dict[str, Stage]:
         "corpus": CORPUS,
         "join": JOIN,
         "qa": QA,
+        "bref": BREF,
+        "views": VIEWS_STAGE,
         "split": SPLIT,
         "embed": EMBED,
         "search": SEARCH,
@@ -79,6 +82,7 @@ class Step:
     config: Config
     stage_inputs: tuple[str, ...] = ()
     model_inputs: tuple[str, ...] = ()
+    tokenizer_inputs: tuple[str, ...] = ()
     file_inputs: tuple[str, ...] = ()
 
 
@@ -202,7 +206,7 @@ def _step(
 ) -> Step:
     stage = known[body["kind"]]
     values = {key: value for key, value in body.items() if key != "kind"}
-    found: dict[str, list[str]] = {"stage": [], "model": []}
+    found: dict[str, list[str]] = {"stage": [], "model": [], "tokenizer": []}
     # a binding that the stage's config does not have only names the member: every fold may use the same config
     for key in binding:
         if key not in stage.config.model_fields:
@@ -221,13 +225,13 @@ def _step(
         resolved: list[str] = []
         for reference in map(str, given):
             try:
-                targets = _members_of(reference, binding, families, f"{name}.{key}", external=what == "model")
+                targets = _members_of(reference, binding, families, f"{name}.{key}", external=what != "stage")
             except ConfigError as error:
                 problems.append(str(error))
                 continue
             for target in targets or [reference]:
                 resolved.append(target)
-                found["stage" if targets else "model"].append(target)
+                found["stage" if targets else what].append(target)
             problems += [
                 f"{name}.{key}: stage {target!r} must come before {name!r} in the file"
                 for target in targets
@@ -246,7 +250,15 @@ def _step(
         problems.append(str(error))
     if config is None or problems:
         raise ConfigError("\n".join(problems))
-    return Step(name, stage, config, tuple(found["stage"]), tuple(found["model"]), tuple(file_references(config)))
+    return Step(
+        name,
+        stage,
+        config,
+        tuple(found["stage"]),
+        tuple(found["model"]),
+        tuple(found["tokenizer"]),
+        tuple(file_references(config)),
+    )
 
 
 def _members_of(
@@ -344,6 +356,11 @@ class _Run:
 
             models[reference] = resolve(reference)
             inputs[f"model:{reference}"] = fingerprint(models[reference])
+        for reference in dict.fromkeys(step.tokenizer_inputs):
+            from patentft.models.tokenizer import resolve_tokenizer, tokenizer_fingerprint
+
+            models[reference] = resolve_tokenizer(reference)
+            inputs[f"tokenizer:{reference}"] = tokenizer_fingerprint(models[reference])
         for pattern in step.file_inputs:
             from patentft.corpus.read import list_files
 

@@ -2,7 +2,8 @@
 
 A config names other stages' outputs in fields annotated `StageRef` (a stage's name) and models in fields annotated
 `ModelRef` (a train stage's name, a local folder, `package:NAME` for a model shipped in a Python package, or a hub id).
-The pipeline resolves both before the stage runs, and puts the content ids of what they name into the config hash.
+`TokenizerRef` is a model of which only the tokenizer is wanted. The pipeline resolves them before the stage runs, and
+puts the content ids of what they name into the config hash.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ class _Reference:
 
 StageRef = Annotated[str, _Reference("stage")]
 ModelRef = Annotated[str, _Reference("model")]
+TokenizerRef = Annotated[str, _Reference("tokenizer")]
+"""As a ModelRef, but the folder needs no weights, and none that are there are read, fetched or part of the hash."""
 FileRef = Annotated[str, _Reference("file")]
 """A raw input, at any depth of a config: a file, folder or glob, local or an fsspec URL. The SHA-256 of each file it
 stands for goes into the config hash."""
 
 
 def references(config: type[Config]) -> dict[str, str]:
-    """Field name -> "stage", "model" or "file" for the fields of `config` (top level) annotated as references."""
+    """Field name -> "stage", "model", "tokenizer" or "file" for the fields of `config` (top level) that refer."""
     found = {}
     for name, info in config.model_fields.items():
         metadata = [*info.metadata, *_nested_metadata(info.annotation)]

@@ -48,6 +48,8 @@ SUFFIXES = {
     ".xml": "xml",
 }
 PACKABLE = tuple(suffix for suffix, kind in SUFFIXES.items() if kind not in ("parquet", "arrow"))
+DOCUMENTS = (".pdf",)
+"""No rows of a table: only a glob that names them ("brefs/*.pdf") stands for them."""
 DELIMITERS = ",;\t|"
 MAX_FIELD_CHARACTERS = 32 << 20
 MAX_LINES_PER_RECORD = 10_000
@@ -107,8 +109,8 @@ def _kind(name: str) -> str | None:
 def list_files(pattern: str) -> list[Location]:
     """The files that `pattern` (a file, a glob, a folder or an `hf:` dataset) stands for, sorted by name.
 
-    Of a folder or a glob only data files (`SUFFIXES`) count, and no hidden ones. Raises ConfigError when there is none,
-    naming what is there instead.
+    Of a folder or a glob only data files (`SUFFIXES`) count, and no hidden ones; `*.pdf` stands for PDFs. Raises
+    ConfigError when there is none, naming what is there instead.
     """
     if pattern.startswith(hub.PREFIX):
         return hub.files_of(pattern, _is_data)
@@ -120,7 +122,13 @@ def list_files(pattern: str) -> list[Location]:
     if inside or not glob.has_magic(place.url):
         found = [place / entry for entry in inside if _is_data(entry)]
     else:
-        found = [match for match in _matches(place) if _is_data(match.name)]
+        documents = place.url.lower().endswith(DOCUMENTS)
+        found = [
+            match
+            for match in _matches(place)
+            if _is_data(match.name)
+            or (documents and match.name.lower().endswith(DOCUMENTS) and not match.name.startswith("."))
+        ]
     if not found:
         there = [entry for entry in folder.names() if _is_data(entry)][:8]
         raise ConfigError(

@@ -357,13 +357,6 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     return wrapped.merge_and_unload() if mergeable else wrapped
 
 
-def load_tokenizer(resolved: str) -> Any:
-    """The fast tokenizer of a model folder or hub id, as its encoder reads text: no truncation, no padding."""
-    folder = local_folder(resolved)
-    base = Path(_adapter_base(folder)) if _is_adapter(folder) else folder
-    return _load_tokenizer(base, read_settings(base).lower_case)
-
-
 def _load_tokenizer(folder: Path, lower_case: bool) -> Any:
     from transformers import AutoTokenizer
 

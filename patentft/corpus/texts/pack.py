@@ -22,7 +22,7 @@ from pydantic import Field
 
 from patentft import schema
 from patentft.config import Config, runtime
-from patentft.stage import ModelRef, StageRef
+from patentft.stage import StageRef, TokenizerRef
 
 Ints = NDArray[np.int64]
 
@@ -36,7 +36,7 @@ class TokenizeConfig(Config):
     """Its divide stage; unset: every text."""
     role: Literal["train", "valid", "test"] = "train"
     """With roles: the side whose texts are tokenized."""
-    tokenizer: ModelRef
+    tokenizer: TokenizerRef
     """A folder, `package:NAME` or hub id with a tokenizer."""
     special_tokens: bool = True
     """Whether each text gets the tokenizer's own special tokens ([CLS] ... [SEP], <s> ...)."""

@@ -418,11 +418,15 @@ class _TokenizeWorker:
         roles: StageFolder | None,
         folder: StageFolder,
     ) -> None:
-        from patentft.models.load import load_tokenizer
+        from patentft.corpus.tokenizer import load_tokenizer
 
         self.config, self.source, self.roles, self.folder = config, source, roles, folder
         self.entries = source.parts("texts")
         self.tokenizer = load_tokenizer(tokenizer)
+        if not self.tokenizer.is_fast:
+            raise ConfigError(f"tokenizer {config.tokenizer!r} has no tokenizer.json (fast tokenizer)")
+        self.tokenizer.backend_tokenizer.no_truncation()
+        self.tokenizer.backend_tokenizer.no_padding()
         self.eos: list[int] = []
         if config.eos:
             if self.tokenizer.eos_token_id is None:
