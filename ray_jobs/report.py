@@ -1,6 +1,6 @@
 """The report stages of a pipeline file and what they read, as a Ray job.
 
-ray job submit --working-dir . -- python ray_jobs/report.py --config ray_jobs/configs/demo.yaml [a.b=c]...
+    ray job submit --working-dir . -- python ray_jobs/report.py --config ray_jobs/configs/demo.yaml [a.b=c]...
 """
 
 from patentft.__main__ import report

@@ -1,6 +1,6 @@
 """All stages of a pipeline file, as a Ray job; finished ones are left as they are.
 
-ray job submit --working-dir . -- python ray_jobs/run.py --config ray_jobs/configs/demo.yaml [a.b=c]...
+    ray job submit --working-dir . -- python ray_jobs/run.py --config ray_jobs/configs/demo.yaml [a.b=c]...
 """
 
 from patentft.__main__ import run
