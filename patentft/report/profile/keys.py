@@ -77,7 +77,9 @@ def describe(key: str) -> str | None:
     """What a key of profile.json means; None for a key that is not documented."""
     for pattern, text in KEYS.items():
         parts = re.split(r"\{(\w+)\}", pattern)
-        regex = "".join(re.escape(part) if n % 2 == 0 else f"(?:{_NAMES.get(part, '.*')})" for n, part in enumerate(parts))
+        regex = "".join(
+            re.escape(part) if n % 2 == 0 else f"(?:{_NAMES.get(part, '.*')})" for n, part in enumerate(parts)
+        )
         if re.fullmatch(regex, key, re.DOTALL):
             return text
     return None

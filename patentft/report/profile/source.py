@@ -169,6 +169,8 @@ def layout_of(
     for name in [*texts, *([id_column] if id_column else [])]:
         if name not in known:
             raise ConfigError(f"no column {name!r}{nearest(name, known)}; there are: {', '.join(known[:12])}")
+    if id_column in texts:
+        raise ConfigError(f"column {id_column!r} is named as id and as text: name another for one of them")
     indicators = [name for name in known if SUBCLASS.fullmatch(name) and name not in texts]
     if len(indicators) < 2:
         indicators = []

@@ -49,8 +49,9 @@ def read_views(folder: StageFolder) -> Views | None:
     views: dict[str, View] = {}
     if "views" in tables:
         for part in folder.iter_parts("views"):
-            for row in part.to_pylist():
-                _add(views.setdefault(row["view"], View()), row)
+            names = np.array(part["view"].to_pylist(), object)
+            for name in dict.fromkeys(names.tolist()):
+                _add(views.setdefault(name, View()), part.take(np.flatnonzero(names == name)).to_pylist())
     for name, view in views.items():
         figures[f"view.{name}.windows"] = view.tokens.count
         for unit, counted in (("tokens", view.tokens), ("characters", view.characters)):
@@ -63,12 +64,13 @@ def read_views(folder: StageFolder) -> Views | None:
     return Views(views, figures)
 
 
-def _add(view: View, row: dict[str, Any]) -> None:
-    view.tokens.add(np.array([row["num_tokens"]]))
-    view.characters.add(np.array([len(row["text"])]))
-    if view.example is None or (view.example.num_tokens < row["num_tokens"] and view.tokens.count <= 50):
+def _add(view: View, rows: Sequence[dict[str, Any]]) -> None:
+    if view.example is None:
+        row = max(rows[:50], key=lambda row: row["num_tokens"])
         text = row["text"][:EXAMPLE_CHARACTERS] + ("…" if len(row["text"]) > EXAMPLE_CHARACTERS else "")
         view.example = Window(row["text_id"], row["document"], row["section_ids"], text, row["num_tokens"])
+    view.tokens.add(np.array([row["num_tokens"] for row in rows]))
+    view.characters.add(np.array([len(row["text"]) for row in rows]))
 
 
 def _sections(folder: StageFolder) -> dict[str, Any]:
