@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from patentft.report.evaluate import Band
@@ -250,10 +251,11 @@ def lengths(
             colour = SERIES[ORANGE] if index == 2 else MUTED
             axes.axvline(at, color=colour, linewidth=1.1, linestyle=dashes[index % 3], label=text)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_formatter(lambda *_: "")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:g}")
-        axes.set(xlabel=f"{label} (log scale)", ylabel=f"texts per {label.rstrip('s')}")
+        axes.set(xlabel=f"{label} (log scale)", ylabel="texts of each length")
         _legend(figure, axes)
     return render(figure, alt, name)
 

@@ -58,15 +58,19 @@ def render(profile: Profile) -> bytes:
 def _percent(share: float) -> str:
     """A share with as many places as it needs: 12 %, 1.2 %, 0.03 %; never 0 % or 100 % for what is not."""
     percent = 100 * share
-    if percent in (0, 100):
-        return f"{percent:.0f} %"
-    if percent > 99.9:
-        return "> 99.9 %"
-    return f"{percent:.0f} %" if 10 <= percent < 99 else f"{percent:.1f} %" if percent >= 1 else f"{percent:.2g} %"
+    if percent in (0, 100) or 10 <= percent < 99:
+        text = f"{percent:.0f}"
+    elif percent > 99.9:
+        text = ">\u00a099.9"
+    else:
+        text = f"{percent:.1f}" if percent >= 1 else f"{percent:.2g}"
+    return f"{text}\u00a0%"
 
 
-def _of(count: int, total: int) -> str:
-    return f"{number(count)} ({_percent(count / max(total, 1))})"
+def _of(count: int, total: int, unit: str = "") -> str:
+    """ "1,234 texts (5.6 %)", "0 texts"."""
+    counted = f"{number(count)} {unit}" if unit else number(count)
+    return f"{counted} ({_percent(count / max(total, 1))})" if count else counted
 
 
 def _cut(text: str, limit: int = EXCERPT) -> str:
@@ -126,28 +130,26 @@ def _findings(profile: Profile) -> list[str]:
         reasons = ", ".join(f"{reason} ({number(count)})" for reason, count in survey.bad.most_common(3))
         told.append(f"{number(survey.bad.total())} rows could not be read: {reasons}.")
     if found.get("ids.repeated"):
-        repeated = _of(found["ids.repeated"], survey.rows)
-        told.append(f"{repeated} rows have an id ({profile.layout.id}) that an earlier row has.")
+        repeated = _of(found["ids.repeated"], survey.rows, "rows")
+        told.append(f"{repeated} have an id ({profile.layout.id}) that an earlier row has.")
     for name, column in survey.texts.items():
         key, rows = f"text.{name}", found[f"text.{name}.rows"]
         if survey.missing[name]:
-            told.append(f"{name}: {_of(survey.missing[name], survey.rows)} rows have no text.")
+            told.append(f"{name}: {_of(survey.missing[name], survey.rows, 'rows')} have no text.")
         if found[f"{key}.repeated"]:
-            told.append(f"{name}: {_of(found[f'{key}.repeated'], rows)} texts repeat an earlier one word for word.")
+            told.append(f"{name}: {_of(found[f'{key}.repeated'], rows, 'texts')} repeat an earlier one word for word.")
         if found[f"{key}.near_duplicates.texts"]:
             near, sampled = found[f"{key}.near_duplicates.texts"], found[f"{key}.near_duplicates.sampled"]
-            told.append(
-                f"{name}: {_of(near, sampled)} of {number(sampled)} sampled texts have a near-duplicate in the sample."
-            )
+            told.append(f"{name}: of {number(sampled)} sampled, {_of(near, sampled, 'texts')} have a near-duplicate.")
         if found.get(f"{key}.truncated"):
-            truncated, lost = _of(found[f"{key}.truncated"], rows), _percent(found[f"{key}.tokens_lost_share"])
+            truncated, lost = _of(found[f"{key}.truncated"], rows, "texts"), _percent(found[f"{key}.tokens_lost_share"])
             told.append(
-                f"{name}: {truncated} texts are longer than {number(profile.max_tokens)} tokens; cutting them loses "
+                f"{name}: {truncated} are longer than {number(profile.max_tokens)} tokens; cutting them loses "
                 f"{lost} of all tokens."
             )
         for kind, count in column.noise.kinds.items():
             if count.rows:
-                told.append(f"{name}: {_of(count.rows, rows)} texts have {NOISE[kind].label}.")
+                told.append(f"{name}: {_of(count.rows, rows, 'texts')} with {NOISE[kind].label}.")
         spoken = profile.estimates[name].languages
         main = next(iter(spoken.counts), None)
         others = sum(count for code, count in spoken.counts.items() if code != main)
@@ -155,7 +157,7 @@ def _findings(profile: Profile) -> list[str]:
             share = _percent(others / spoken.rows)
             told.append(f"{name}: about {share} of the texts are not in the main language ({main}).")
     if found.get("codes.none"):
-        told.append(f"{_of(found['codes.none'], survey.rows)} rows have no readable CPC symbol.")
+        told.append(f"{_of(found['codes.none'], survey.rows, 'rows')} have no readable CPC symbol.")
     wrong = sum(count for (_, reason), count in survey.suspects.counts.items() if reason in SUSPICIONS)
     if wrong:
         told.append(f"{number(wrong)} texts look wrong (empty, very short or long, few letters, repeated words).")
@@ -221,7 +223,9 @@ def _by_statistic(counted: Sequence[Lengths]) -> list[list[str]]:
 
 
 def _whole(value: Any) -> str:
-    return number(round(value)) if isinstance(value, float) and value >= 100 else number(value)
+    if isinstance(value, float):
+        return f"{value:,.1f}" if value < 100 else number(round(value))
+    return number(value)
 
 
 def _length_figure(name: str, unit: str, counted: Lengths, limit: int | None, key: str) -> Safe:
@@ -238,8 +242,8 @@ def _duplicates(profile: Profile) -> Safe | None:
     parts: list[Safe] = []
     found, survey = profile.figures, profile.survey
     if survey.id_repeats is not None:
-        repeated = _of(survey.id_repeats.repeated, survey.rows)
-        parts.append(h("p", f"{repeated} rows have an id ({profile.layout.id}) that an earlier row has."))
+        repeated = _of(survey.id_repeats.repeated, survey.rows, "rows")
+        parts.append(h("p", f"{repeated} have an id ({profile.layout.id}) that an earlier row has."))
     for name, estimates in profile.estimates.items():
         key, near = f"text.{name}", estimates.near
         rows = [
@@ -339,7 +343,7 @@ def _languages(profile: Profile) -> Safe | None:
         for language, count in counts:
             low, high = (float(end) for end in wilson_interval(count, spoken.rows))
             rows.append(
-                [language, number(count), _percent(count / spoken.rows), f"{100 * low:.1f} to {100 * high:.1f} %"]
+                [language, number(count), _percent(count / spoken.rows), f"{100 * low:.1f} to {100 * high:.1f}\u00a0%"]
             )
         parts += [h("h3", name), table(["language", "texts", "share", "95 % interval"], rows)]
     sizes = {estimates.languages.rows for estimates in profile.estimates.values()}
@@ -358,9 +362,11 @@ def _labels(profile: Profile) -> Safe | None:
     coded = bool(layout.codes or layout.indicators)
     parts: list[Safe | None] = []
     if coded:
-        text = f"{_of(balance.green, survey.rows)} rows have a Y02 symbol; {_of(balance.without_codes, survey.rows)} have no readable symbol at all."
+        green, none = _of(balance.green, survey.rows, "rows"), _of(balance.without_codes, survey.rows, "rows")
+        text = f"{green} with a Y02 symbol; {none} without any readable symbol."
         if balance.malformed:
-            text += f" {number(balance.malformed)} symbols are malformed: {', '.join(balance.malformed_examples)}."
+            examples = ", ".join(balance.malformed_examples)
+            text += f" {number(balance.malformed)} malformed: {examples}."
         parts.append(h("p", text))
     if coded and balance.sections:
         sections = dict(sorted(balance.sections.items()))
@@ -372,24 +378,24 @@ def _labels(profile: Profile) -> Safe | None:
         parts += [h("h3", "By section"), _beside(_figure(drawn, "Rows by CPC section"), grid)]
     if balance.years:
         years = {str(year): count for year, count in sorted(balance.years.items())}
-        green = {str(year): count for year, count in balance.green_years.items()} if coded else {}
+        of_them = {str(year): count for year, count in balance.green_years.items()} if coded else {}
         head = ["year", "rows", *(["of which green"] if coded else [])]
         rows = [
-            [key, number(count), *([_of(green.get(key, 0), count)] if coded else [])] for key, count in years.items()
+            [key, number(count), *([_of(of_them.get(key, 0), count)] if coded else [])] for key, count in years.items()
         ]
         notes = [f"{number(balance.no_year)} rows have no readable year."] if balance.no_year else []
-        drawn = figures.columns(years, green, ("rows", "green"), "Rows by year", "years")
+        drawn = figures.columns(years, of_them, ("rows", "green"), "Rows by year", "years")
         grid = table(head, rows, notes)
         below = _details("Table", grid) if len(years) > 16 else grid
         parts += [h("h3", "By year"), _beside(_figure(drawn, f"Rows by {layout.date}"), below)]
     if balance.subclasses:
         common = balance.subclasses.most_common(SHOWN_SUBCLASSES)
         rows = [[key, _of(count, survey.rows)] for key, count in sorted(common, key=lambda item: (-item[1], item[0]))]
-        green = [
+        greens = [
             [key, _of(count, survey.rows)] for key, count in sorted(balance.subclasses.items()) if key.startswith("Y02")
         ]
-        if green:
-            parts += [h("h3", "Green subclasses"), table(["subclass", "rows"], green)]
+        if greens:
+            parts += [h("h3", "Green subclasses"), table(["subclass", "rows"], greens)]
         title = f"The commonest of {number(len(balance.subclasses))} subclasses"
         parts.append(_details(title, table(["subclass", "rows"], rows)))
     return join(parts)
@@ -406,7 +412,8 @@ def _views(profile: Profile) -> Safe | None:
             f"{number(found['sections.without_text'])} of them headings without a text of their own."
         )
         if "citations.rows" in found:
-            text += f" {number(found['citations.rows'])} citations, {_of(found['citations.resolved'], found['citations.rows'])} of them resolved."
+            resolved = _of(found["citations.resolved"], found["citations.rows"])
+            text += f" {number(found['citations.rows'])} citations, {resolved} of them resolved."
         levels = [(key.rpartition(".")[2], value) for key, value in found.items() if key.startswith("sections.level.")]
         parts += [h("p", text), table(["level", "sections"], [[level, number(count)] for level, count in levels])]
     if views:

@@ -1,4 +1,4 @@
-"""The profile: one pass over a table or raw files -> index.html, profile.json, suspicious.jsonl. In one process, no Ray.
+"""The profile: one pass over a table or raw files -> index.html, profile.json, suspicious.jsonl. One process, no Ray.
 
     source (files or a stage's table) --batches--> Survey (exact counts) + sample --> estimates --> figures, page
 
@@ -99,6 +99,8 @@ def run_profile(config: ProfileConfig, context: Context) -> dict[str, Any]:
     if not survey.rows:
         first = survey.suspects.rows[0].reason if survey.suspects.rows else "they hold none"
         raise ConfigError(f"{source.name}: not one row could be read ({first}); is it the right file?")
+    if not layout.texts:
+        context.progress.warn(f"{source.name}: no column reads like text; name one with text (--text COLUMN)")
     estimates: dict[str, Estimates] = {}
     for column in layout.texts:
         context.progress.say(f"profile: languages and near-duplicates of {column!r}, on a sample")
@@ -164,8 +166,6 @@ def _surveyed(
     survey = Survey(layout, limits, count_tokens)
     texts = ", ".join(layout.texts) or "none"
     progress.say(f"profile: {source.name}, {source.size}; text columns: {texts}")
-    if not layout.texts:
-        progress.warn(f"{source.name}: no column reads like text; name one with text (--text COLUMN)")
     for batch in _with_progress(batches(source, layout), source.rows, progress):
         survey.add(batch)
     survey.finish()
@@ -219,6 +219,8 @@ def profile_data(data: str, out: str | None, options: dict[str, Any], progress: 
         models[config.tokenizer] = resolve(config.tokenizer)
         inputs[f"model:{config.tokenizer}"] = models[config.tokenizer]
     target = Location(out or f"runs/profile/{place.name}")
+    if target.names() and not (target / "stage.json").exists():
+        raise ConfigError(f"{target} holds other files (it is no profile's folder); give another with --out")
     try:
         folder = store.open_stage(target, PROFILE.kind, content(config), inputs, warn=progress.warn)
     except store.StageConflict:

@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,11 +130,12 @@ def near_duplicates(texts: Sequence[str], shingle_words: int, similarity: float,
 
     _, first = np.unique(hash_texts(texts), return_index=True)
     kept = np.sort(first)
-    sets = [shingles(texts[index], shingle_words) for index in kept]
+    sets = [shingles(texts[index], shingle_words) for index in kept.tolist()]
     if len(sets) < 2:
         return NearDuplicates(len(sets), 0, 0, 0)
     offsets = np.cumsum([0, *map(len, sets)]).astype(np.uint64)
-    digests = rensa.RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(sets), offsets, PERMUTATIONS, seed)
+    hasher: Any = vars(rensa)["RMinHash"]  # an extension module without type stubs
+    digests = hasher.digest_matrix_from_flat_token_hashes(np.concatenate(sets), offsets, PERMUTATIONS, seed)
     signatures = np.array(digests.to_rows(), np.uint32)  # (texts, PERMUTATIONS)
     parents = list(range(len(sets)))
     found: dict[tuple[int, int], float] = {}
