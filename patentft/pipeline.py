@@ -44,6 +44,7 @@ STAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 def kinds() -> dict[str, Stage]:
     """Every stage kind. Imported here, not at the top: the CLI's --help needs none of it."""
     from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
+    from patentft.export.run import EXPORT
     from patentft.report.profile.run import PROFILE
     from patentft.report.run import REPORT
     from patentft.scoring.run import SCORE
@@ -63,6 +64,7 @@ def kinds() -> dict[str, Stage]:
         "score": SCORE,
         "report": REPORT,
         "profile": PROFILE,
+        "export": EXPORT,
     }
 
 

@@ -237,7 +237,7 @@ def bars(values: Mapping[str, float], label: str, alt: str, name: str, decimals:
 def lengths(
     values: NDArray[np.int64], counts: NDArray[np.int64], marks: Mapping[str, float], label: str, alt: str, name: str
 ) -> str:
-    """How many texts have which length (log scale). values (n,) rising, counts (n,); marks: lengths with a line each."""
+    """How many texts have which length (log scale). values, counts (n,); marks: where a line is drawn."""
     with rc_context(_RC):
         figure, axes = _figure(2.5)
         low, high = max(1, int(values[0])), max(2, int(values[-1]))

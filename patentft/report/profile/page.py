@@ -273,13 +273,13 @@ def _duplicates(profile: Profile) -> Safe | None:
     sampled = (
         "The sample is all rows."
         if whole
-        else f"The sample is {number(len(survey.sample.rows()))} of {number(survey.rows)} rows: a text whose near-duplicate "
-        "was not sampled counts as having none, so the whole has a larger share than the sample."
+        else f"The sample is {number(len(survey.sample.rows()))} of {number(survey.rows)} rows: a text whose "
+        "near-duplicate was not sampled counts as having none, so the whole has a larger share than the sample."
     )
     config = profile.config
     method = (
-        f"Exact repeats are counted over all rows by 64-bit hash. Near-duplicates are different texts (their first 4,000 "
-        f"characters) whose sets of {config['shingle_words']} successive words have a Jaccard index of "
+        "Exact repeats are counted over all rows by 64-bit hash. Near-duplicates are different texts (their first "
+        f"4,000 characters) whose sets of {config['shingle_words']} successive words have a Jaccard index of "
         f"{config['similarity']:g} or more, proposed by MinHash, then computed exactly. {sampled}"
     )
     return join([h("p", method, class_="small"), *parts]) if parts else None
@@ -309,9 +309,9 @@ def _noise(profile: Profile) -> Safe | None:
                     h(
                         "p",
                         h("span", f"{one.where}: ", class_="muted"),
-                        one.before,
+                        _visible(one.before),
                         h("mark", _visible(one.found)),
-                        one.after,
+                        _visible(one.after),
                         class_="find",
                     )
                     for one in count.examples

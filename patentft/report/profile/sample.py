@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -86,9 +87,7 @@ class Languages:
 
 def languages(texts: Sequence[str]) -> Languages:
     """py3langid (97 languages, naive Bayes over byte n-grams), with its probabilities normalized."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier = _identifier()
     counts: Counter[str] = Counter()
     uncertain = short = 0
     for text in texts:
@@ -101,6 +100,13 @@ def languages(texts: Sequence[str]) -> Languages:
         else:
             counts[language] += 1
     return Languages(len(texts), dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), uncertain, short)
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 # ---- near-duplicates
@@ -129,8 +135,8 @@ def near_duplicates(texts: Sequence[str], shingle_words: int, similarity: float,
     import rensa
 
     _, first = np.unique(hash_texts(texts), return_index=True)
-    kept = np.sort(first)
-    sets = [shingles(texts[index], shingle_words) for index in kept.tolist()]
+    kept: list[int] = np.sort(first).tolist()
+    sets = [shingles(texts[index], shingle_words) for index in kept]
     if len(sets) < 2:
         return NearDuplicates(len(sets), 0, 0, 0)
     offsets = np.cumsum([0, *map(len, sets)]).astype(np.uint64)
@@ -148,7 +154,7 @@ def near_duplicates(texts: Sequence[str], shingle_words: int, similarity: float,
             parents[_root(parents, right)] = _root(parents, left)
     sizes = [size for size in Counter(_root(parents, index) for index in range(len(sets))).values() if size > 1]
     alike = sorted(((-jaccard, pair) for pair, jaccard in found.items() if jaccard >= similarity))[:10]
-    pairs = [(int(kept[left]), int(kept[right]), -negative) for negative, (left, right) in alike]
+    pairs = [(kept[left], kept[right], -negative) for negative, (left, right) in alike]
     return NearDuplicates(len(sets), sum(sizes), len(sizes), max(sizes, default=0), pairs)
 
 
