@@ -117,6 +117,34 @@ def synth(
 
 
 @app.command()
+def profile(
+    data: Annotated[str, typer.Argument(help="A finished stage's folder, or raw files: a file, a folder or a glob.")],
+    table: Annotated[str | None, typer.Option(help="Which table of the stage (default: its texts).")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text column; may be given again (default: those that read like text).")
+    ] = None,
+    id: Annotated[str | None, typer.Option(help="The column that names the rows.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count tokens of this model: a folder, package:NAME or a hub id.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Where texts are cut (default: the model's limit).")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Of CSV files (default: found in the header).")] = None,
+    sample_rows: Annotated[int | None, typer.Option(help="Sample for languages and near-duplicates.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sample.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for the page (default: runs/profile/NAME).")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """What is in a table or in raw files: lengths, duplicates, noise, languages, labels, as a page and as JSON."""
+    from patentft.progress import Progress
+    from patentft.report.profile.run import profile_data
+
+    options = {"table": table, "text": text or [], "id": id, "tokenizer": tokenizer, "max_tokens": max_tokens}
+    options |= {"delimiter": delimiter, "sample_rows": sample_rows, "seed": seed, "title": title}
+    print(profile_data(data, out, options, Progress(quiet)) / "index.html")
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     print(__version__)

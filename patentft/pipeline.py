@@ -48,6 +48,8 @@ def kinds() -> dict[str, Stage]:
     from patentft.corpus.qa import QA
     from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
     from patentft.corpus.texts.run import STAGES as TEXT_STAGES
+    from patentft.export.run import EXPORT
+    from patentft.report.profile.run import PROFILE
     from patentft.report.run import REPORT
     from patentft.scoring.run import SCORE
     from patentft.search.lexical import LEXICAL
@@ -70,6 +72,8 @@ def kinds() -> dict[str, Stage]:
         "train": TRAIN,
         "score": SCORE,
         "report": REPORT,
+        "profile": PROFILE,
+        "export": EXPORT,
     }
 
 

@@ -27,6 +27,7 @@ BELOW = {
     "corpus": SPINE,
     "models": SPINE | {"corpus"},
     "generate": SPINE | {"corpus"},
+    "export": SPINE | {"corpus", "models"},
     "objectives": SPINE | {"corpus", "models"},
     "train": SPINE | {"corpus", "models", "objectives"},
     "tune": SPINE | {"corpus", "models", "objectives", "train"},
@@ -119,8 +120,11 @@ def test_all_below_the_run_files_imports_without_ray_faiss_deepspeed_and_bitsand
     assert run.returncode == 0, run.stderr[-2000:]
 
 
+WITHOUT_RAY = ("patentft.corpus.run", "patentft.export.run", "patentft.report.profile.run")
+
+
 def test_stages_that_do_not_use_ray_import_without_it() -> None:
-    code = WITHOUT.format(hidden=OPTIONAL, modules=["patentft.corpus.run"])
+    code = WITHOUT.format(hidden=OPTIONAL, modules=list(WITHOUT_RAY))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
     assert run.returncode == 0, run.stderr[-2000:]
 
@@ -129,7 +133,7 @@ def test_help_imports_nothing_heavy() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "patentft", "--help"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert run.returncode == 0, run.stderr[-2000:]
-    for name in ("run", "corpus", "train", "search", "score", "report", "synth"):
+    for name in ("run", "corpus", "train", "search", "score", "report", "synth", "profile"):
         assert name in run.stdout
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in run.stderr.splitlines() if "|" in line}
     assert "typer" in imported  # the parsing above works

@@ -184,7 +184,11 @@ def test_a_job_takes_a_config_and_fails_on_a_bad_one(tmp_path):
     (tmp_path / "bad.yaml").write_text("out: runs/x\ncorpus: {kind: corpsu}\n")
     failed = subprocess.run(
         [sys.executable, "ray_jobs/run.py", "--config", str(tmp_path / "bad.yaml")],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert failed.returncode == 2, failed.stderr
     assert "corpsu" in failed.stderr

@@ -156,14 +156,14 @@ def _adapter_base(folder: Path) -> str:
     return str(beside.resolve()) if beside.is_dir() else resolve(base)
 
 
-def local_folder(resolved: str) -> Path:
+def local_folder(resolved: str, suffixes: tuple[str, ...] = CONTENT) -> Path:
     """`resolved` as a local folder: itself, or the hub id's snapshot, downloaded if need be (no pickles)."""
     folder = Path(resolved)
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
 
-    patterns = [f"*{suffix}" for suffix in CONTENT]
+    patterns = [f"*{suffix}" for suffix in suffixes]
     ignored = ["onnx/*", "openvino/*"]
     try:
         try:
@@ -309,6 +309,31 @@ def load_encoder(
         device=torch.device(device),
         settings=settings,
     )
+
+
+def load_tokenizer(resolved: str) -> tuple[Any, int | None]:
+    """The fast tokenizer of a resolved reference, and the longest text in tokens (special ones included) that its
+    model takes; None where its files name no limit. Weights are neither read nor downloaded.
+    """
+    without_weights = tuple(suffix for suffix in CONTENT if suffix != ".safetensors")
+    folder = local_folder(resolved, without_weights)
+    base = local_folder(_adapter_base(folder), without_weights) if _is_adapter(folder) else folder
+    sentence = _sentence_settings(folder if (folder / "modules.json").is_file() else base)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
+    try:
+        tokenizer = _load_tokenizer(folder if has_tokenizer else base, bool(sentence.get("do_lower_case")))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model {resolved}: its tokenizer cannot be loaded: {error}") from error
+    limits = [sentence.get("max_seq_length"), _tokenizer_limit(tokenizer)]
+    if (base / "config.json").is_file():
+        from transformers import AutoConfig
+
+        try:
+            limits.append(position_limit(AutoConfig.from_pretrained(base, trust_remote_code=False)))
+        except (ValueError, OSError, KeyError) as error:
+            raise ConfigError(f"model {resolved}: its config.json is not one transformers knows: {error}") from error
+    known = [int(limit) for limit in limits if limit]
+    return tokenizer, min(known) if known else None
 
 
 def _torch_dtype(dtype: DType | torch.dtype) -> torch.dtype:

@@ -17,6 +17,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from patentft.report.evaluate import Band
@@ -216,17 +217,61 @@ def swap(drop: Floats, labels: NDArray[np.bool_], alt: str, name: str) -> str:
     return render(figure, alt, name)
 
 
-def bars(values: Mapping[str, float], label: str, alt: str, name: str) -> str:
+def bars(values: Mapping[str, float], label: str, alt: str, name: str, decimals: int = 1) -> str:
     """Horizontal bars with their values written at the end (seconds per stage)."""
     with rc_context(_RC):
         figure, axes = _figure(0.6 + 0.24 * len(values))
         axes.barh(range(len(values)), list(values.values()), color=SERIES[BLUE], height=0.62)
         for at, value in enumerate(values.values()):
-            axes.annotate(f"{value:,.1f}", (value, at), xytext=(3, 0), textcoords="offset points", va="center")
+            text = f"{value:,.{decimals}f}"
+            axes.annotate(text, (value, at), xytext=(3, 0), textcoords="offset points", va="center")
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.margins(x=0.14)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(label)
+    return render(figure, alt, name)
+
+
+def lengths(
+    values: NDArray[np.int64], counts: NDArray[np.int64], marks: Mapping[str, float], label: str, alt: str, name: str
+) -> str:
+    """How many texts have which length (log scale). values, counts (n,); marks: where a line is drawn."""
+    with rc_context(_RC):
+        figure, axes = _figure(2.5)
+        low, high = max(1, int(values[0])), max(2, int(values[-1]))
+        edges = np.unique(np.round(np.geomspace(low, high + 1, 50)))  # whole numbers: no bin that none can fall into
+        heights, _ = np.histogram(np.maximum(values, 1), edges, weights=counts)
+        widths = np.diff(edges)
+        axes.stairs(heights / widths, edges, color=SERIES[BLUE], fill=True, alpha=0.3)
+        axes.stairs(heights / widths, edges, color=SERIES[BLUE], linewidth=1.3)
+        dashes = (0, (4, 3)), (0, (1, 2)), "-"
+        for index, (text, at) in enumerate(marks.items()):
+            colour = SERIES[ORANGE] if index == 2 else MUTED
+            axes.axvline(at, color=colour, linewidth=1.1, linestyle=dashes[index % 3], label=text)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 or value == 0 else f"{value:g}")
+        axes.set(xlabel=f"{label} (log scale)", ylabel="texts of each length")
+        _legend(figure, axes)
+    return render(figure, alt, name)
+
+
+def columns(whole: Mapping[str, int], part: Mapping[str, int], names: tuple[str, str], alt: str, name: str) -> str:
+    """A bar per key (year, section), the part of it that is of a kind (green) in another colour at its foot."""
+    with rc_context(_RC):
+        figure, axes = _figure(2.5)
+        at = range(len(whole))
+        axes.bar(at, list(whole.values()), color=SERIES[GREY], alpha=0.55, width=0.78, label=names[0])
+        if part:
+            axes.bar(at, [part.get(key, 0) for key in whole], color=SERIES[BLUE], width=0.78, label=names[1])
+        step = max(1, -(-len(whole) // 12))
+        axes.set_xticks(at[::step], list(whole)[::step])
+        axes.grid(visible=False, axis="x")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.set_ylabel("rows")
+        _legend(figure, axes)
     return render(figure, alt, name)
