@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,7 +108,22 @@ def test_every_row_is_accounted_for(undisturbed):
     assert packed["rows"] % packed["rows_per_part"] == 0
 
 
-@pytest.mark.parametrize("worker", ["_write_texts", "_KeysWorker", "_TokenizeWorker", "_PackWorker"])
+def begun(raw: Path, out: Path, stage: str) -> dict:
+    """A run folder that has the stages before `stage` already; returns its pipeline mapping."""
+    for name in STAGES[: STAGES.index(stage)]:
+        shutil.copytree(raw.parent / "run" / name, out / name)
+    return config(out, raw)
+
+
+WORKERS = {
+    "_write_texts": "texts",
+    "_KeysWorker": "near_duplicates",
+    "_TokenizeWorker": "tokens",
+    "_PackWorker": "packed",
+}
+
+
+@pytest.mark.parametrize("worker", WORKERS)
 def test_a_killed_worker(undisturbed, tmp_path, monkeypatch, worker):
     from patentft.corpus.texts import run as stages
 
@@ -137,7 +153,7 @@ def test_a_killed_worker(undisturbed, tmp_path, monkeypatch, worker):
                 super().write(index)
 
     monkeypatch.setattr(stages, worker, dying)
-    run(config(tmp_path / "run", raw))
+    run(begun(raw, tmp_path / "run", WORKERS[worker]))
     assert os.path.exists(marker)
     assert content(tmp_path / "run") == wanted
 
@@ -191,7 +207,7 @@ def test_a_killed_driver(undisturbed, tmp_path, place):
     marker = tmp_path / "killed"
     environment = {**os.environ, "PLACE": PLACES[place], "MARKER": str(marker)}
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.getcwd(), os.environ.get("PYTHONPATH", "")])
-    values = config(tmp_path / "run", raw)
+    values = begun(raw, tmp_path / "run", PLACES[place].split("/")[0])
     done = subprocess.run(
         [sys.executable, str(tmp_path / "dying_driver.py"), json.dumps(values)],
         env=environment,
