@@ -80,7 +80,7 @@ def write_claims(path: Path, count: int, seed: int) -> dict[str, int]:
     special = rng.random(count)
     row_of_zeros = bytearray(b",0" * len(columns))
     recent: list[list[str]] = []
-    made = dict.fromkeys((*BAD_KINDS, "near-duplicates"), 0)
+    made: dict[str, int] = dict.fromkeys((*BAD_KINDS, "near-duplicates"), 0)
     with path.open("wb") as stream:
         stream.write(("id,date,text," + ",".join(columns) + "\n").encode())
         for row in range(count):
@@ -229,7 +229,6 @@ def run_pipeline(config: Path) -> tuple[float, MemoryWatch]:
 def write_rows(run: Path, path: Path) -> int:
     """The rows that the tokenize stage read, as one Parquet file."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from patentft.location import Location
@@ -239,7 +238,7 @@ def write_rows(run: Path, path: Path) -> int:
     rows = 0
     with pq.ParquetWriter(path, pa.schema([pa.field("text", pa.string())])) as writer:
         for part, roles in zip(texts.iter_parts("texts", ["text"]), sides.iter_parts("text_roles"), strict=True):
-            kept = part.filter(pc.equal(roles["role"], "train"))
+            kept = part.filter(pa.array(role == "train" for role in roles["role"].to_pylist()))
             writer.write_table(kept.cast(writer.schema))
             rows += kept.num_rows
     return rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -84,7 +85,8 @@ def band_keys(texts: Sequence[str], words: int, seed: int) -> NDArray[np.uint64]
     shingler = Shingler(words)
     sets = [shingler(text) for text in texts]
     offsets = np.concatenate([[0], np.cumsum([len(each) for each in sets])]).astype(np.uint64)
-    minima = rensa.RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(sets), offsets, NUM_MINIMA, seed)
+    hasher: Any = vars(rensa)["RMinHash"]  # an extension module without type stubs
+    minima = hasher.digest_matrix_from_flat_token_hashes(np.concatenate(sets), offsets, NUM_MINIMA, seed)
     rows = np.asarray(minima.to_rows(), np.uint64)  # (N, NUM_MINIMA)
     keys = np.zeros((len(rows), NUM_BANDS), np.uint64)
     for column in np.moveaxis(rows.reshape(-1, NUM_BANDS, ROWS_PER_BAND), 2, 0):
@@ -114,7 +116,7 @@ def candidate_pairs(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
+def jaccard(a: NDArray[np.unsignedinteger[Any]], b: NDArray[np.unsignedinteger[Any]]) -> float:
     """Similarity of two sorted sets."""
     common = len(np.intersect1d(a, b, assume_unique=True))
     return common / (len(a) + len(b) - common)

@@ -79,7 +79,7 @@ def _labels(codes: Iterable[str], index_of: Mapping[str, int], config: LabelsCon
         while cut is not None and cut not in index_of and config.rare == "parent" and level > 0:
             level -= 1
             cut = cpc.parse(code).at(cpc.LEVELS[level])
-        if cut in index_of:
+        if cut is not None and cut in index_of:
             found.add(index_of[cut])
     return sorted(found)
 

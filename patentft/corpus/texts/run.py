@@ -98,7 +98,8 @@ def _wanted(config: TextsConfig) -> list[str] | None:
     """Columns to read of a Parquet file; all of them where the indicator columns are known by a pattern only."""
     if config.indicator_columns:
         return None
-    return [config.columns.get(column, column) for column in schema.TEXTS.names if column != "language"]
+    names = [str(name) for name in schema.TEXTS.names if name != "language"]
+    return [config.columns.get(name, name) for name in names]
 
 
 def _counts_file(index: int) -> str:
@@ -180,7 +181,8 @@ def _drop_doubled_ids(config: TextsConfig, folder: StageFolder, starts: list[tup
         rejected = folder.read_part(folder.entry("quarantine", index), ["row"])["row"].to_numpy()
         raw = np.setdiff1d(np.arange(first_row, first_row + num_rows), rejected)  # the raw row of each kept one
         # the quarantine first: a text is never in neither table
-        folder.write_part("quarantine", num_parts + index, quarantine_of_duplicates(texts, rows, raw, file))
+        found = quarantine_of_duplicates(texts, rows.tolist(), raw.tolist(), file)
+        folder.write_part("quarantine", num_parts + index, found)
         keep = np.ones(texts.num_rows, bool)
         keep[rows] = False
         folder.write_part("texts", index, texts.filter(pa.array(keep)))

@@ -382,10 +382,10 @@ def quarantine_of_duplicates(texts: pa.Table, rows: Sequence[int], raw_rows: Seq
         {
             "table": "texts",
             "file": file,
-            "row": int(raw_rows[row]),
+            "row": raw_rows[row],
             "column": "text_id",
             "reason": reason,
-            "value": printable(ids[int(row)].as_py()),
+            "value": printable(ids[row].as_py()),
         }
         for row in rows
     ]
