@@ -18,7 +18,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,14 +31,21 @@ from numpy.typing import NDArray
 from patentft import schema
 from patentft.cluster import map_parts, share_cpus
 from patentft.config import ConfigError
-from patentft.corpus.read import columns_of, list_files
+from patentft.corpus.read import RawRow, columns_of, list_files
 from patentft.corpus.texts import divide, duplicates, labels, pack
 from patentft.corpus.texts.divide import DUPLICATE, SIDES, UNUSED, DivideConfig
 from patentft.corpus.texts.duplicates import DuplicatesConfig
 from patentft.corpus.texts.labels import LabelsConfig
 from patentft.corpus.texts.pack import PackConfig, PackPlan, TokenizeConfig
 from patentft.corpus.texts.records import Block, blocks_of
-from patentft.corpus.texts.source import BlockReader, TextsConfig, check_columns, quarantine_of_duplicates
+from patentft.corpus.texts.source import (
+    COLUMNS,
+    BlockReader,
+    TextsConfig,
+    check_columns,
+    quarantine_of_duplicates,
+)
+from patentft.location import Location
 from patentft.stage import Context, Stage
 from patentft.store import StageFolder
 
@@ -50,21 +57,16 @@ def run_texts(config: TextsConfig, context: Context) -> dict[str, Any]:
     later rows of a doubled id. Counts: rows read = kept + quarantined, reasons, what cleaning changed, languages.
     """
     folder = context.folder
-    files = list_files(config.files)
-    for file in files:  # all of them before the first hour of work
-        names = columns_of(file, config.delimiter, config)
-        if names is not None:
-            check_columns(config, str(file), names)
-    blocks = (
-        block
-        for file in files
-        for block in blocks_of(file, config.rows_per_part, config.delimiter, _wanted(config), config)
-    )
+    if config.data:
+        source, blocks = config.data, _blocks_of_stage(context.input(config.data), config.rows_per_part)
+    else:
+        assert config.files is not None
+        source, blocks = config.files, _blocks_of_files(config, list_files(config.files))
     starts: list[tuple[str, int, int]] = []  # per part: file, first row, rows
     for _ in context.progress.bar(_read_blocks(config, folder, blocks, starts), None, "texts: parts"):
         pass
     if not starts:
-        raise ConfigError(f"{config.files}: there is no row in it")
+        raise ConfigError(f"{source}: there is no row in it")
     num_parts = len(starts)
     _drop_doubled_ids(config, folder, starts)
     counts: Counter[str] = Counter()
@@ -84,7 +86,7 @@ def run_texts(config: TextsConfig, context: Context) -> dict[str, Any]:
         nested["reasons"]["duplicate id"] += doubled
     if not counts["kept"]:
         raise ConfigError(
-            f"{config.files}: none of its {counts['read']:,} rows is good; reasons: {dict(nested['reasons'])}"
+            f"{source}: none of its {counts['read']:,} rows is good; reasons: {dict(nested['reasons'])}"
         )
     if counts["quarantined"]:
         context.progress.warn(
@@ -94,12 +96,25 @@ def run_texts(config: TextsConfig, context: Context) -> dict[str, Any]:
     return dict(counts) | {name: dict(sorted(value.items())) for name, value in nested.items() if value}
 
 
-def _wanted(config: TextsConfig) -> list[str] | None:
-    """Columns to read of a Parquet file; all of them where the indicator columns are known by a pattern only."""
-    if config.indicator_columns:
-        return None
-    names = [str(name) for name in schema.TEXTS.names if name != "language"]
-    return [config.columns.get(name, name) for name in names]
+def _blocks_of_files(config: TextsConfig, files: Sequence[Location]) -> Iterator[Block]:
+    for file in files:  # all of them before the first hour of work
+        names = columns_of(file, config.delimiter, config)
+        if names is not None:
+            check_columns(config, str(file), names)
+    # columns of Parquet to read; all of them where the indicator columns are known by a pattern only
+    wanted = None if config.indicator_columns else [config.columns.get(name, name) for name in COLUMNS]
+    for file in files:
+        yield from blocks_of(file, config.rows_per_part, config.delimiter, wanted, config)
+
+
+def _blocks_of_stage(stage: StageFolder, rows_per_block: int) -> Iterator[Block]:
+    """A part's rows in blocks; their file is the part, so that a quarantined row can be found again."""
+    for entry in stage.parts("texts"):
+        file = str(stage.location / entry.path)
+        rows = stage.read_part(entry, COLUMNS).to_pylist()
+        for first in range(0, len(rows), rows_per_block):
+            several = [RawRow(file, first + n, row) for n, row in enumerate(rows[first : first + rows_per_block])]
+            yield Block(file, "parquet", first, len(several), several)
 
 
 def _counts_file(index: int) -> str:

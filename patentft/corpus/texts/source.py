@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from patentft import schema
 from patentft.config import ConfigError, nearest, runtime
@@ -23,7 +23,7 @@ from patentft.corpus.clean import CleanConfig, cleaner
 from patentft.corpus.read import BadRow, RawRow, printable, undecodable
 from patentft.corpus.stream import Reading
 from patentft.corpus.texts.records import Block, rows_of_block
-from patentft.stage import FileRef
+from patentft.stage import FileRef, StageRef
 
 COLUMNS = ("text_id", "patent_id", "family_id", "text", "date", "codes")
 REQUIRED = ("text_id", "text")
@@ -32,10 +32,12 @@ LANGUAGE_CHARACTERS = 400
 
 
 class TextsConfig(Reading):
-    """Texts with dates and codes from raw files of any size."""
+    """Texts with dates and codes from raw files of any size, or from a stage that joined them."""
 
-    files: FileRef
-    """A file, a folder or a glob: Parquet, JSONL, CSV or TSV, gzipped or not; a local path or an fsspec URL."""
+    files: FileRef | None = None
+    """A file, a folder or a glob: Parquet, JSONL, CSV, TSV or XML, packed or not; a local path or an fsspec URL."""
+    data: StageRef | None = None
+    """Instead of `files`: a join stage, whose texts are checked and cleaned as raw ones are."""
     columns: dict[str, str] = Field(default={})
     """Our column (text_id, patent_id, family_id, text, date, codes) -> the file's, for those whose names differ."""
     indicator_columns: str | None = None
@@ -63,6 +65,14 @@ class TextsConfig(Reading):
     """Records of a part file: the unit that workers share and that is done again after a kill."""
     workers: int = runtime(2, ge=1)
     """Tasks that parse and clean at the same time, beside the one process that reads."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TextsConfig:
+        if (self.files is None) == (self.data is None):
+            raise ValueError("set files (raw files) or data (a join stage): one of the two")
+        if self.data and (self.columns or self.indicator_columns):
+            raise ValueError("columns and indicator_columns are for files: a stage's columns have our names")
+        return self
 
     @field_validator("columns")
     @classmethod
