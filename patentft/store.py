@@ -33,7 +33,23 @@ from patentft import __version__, schema
 from patentft.config import ConfigError, digest, flatten
 from patentft.location import Location
 
-PACKAGES = ("patentft", "ray", "torch", "transformers", "peft", "faiss-cpu", "pyarrow", "numpy", "scikit-learn")
+PACKAGES = (
+    "patentft",
+    "ray",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "faiss-cpu",
+    "pyarrow",
+    "numpy",
+    "scikit-learn",
+    "ftfy",
+    "rensa",
+    "pycld2",
+    "pypdfium2",
+)
+"""Their versions are written into every manifest: what may change a row."""
 
 
 class StageConflict(ConfigError):

@@ -9,7 +9,7 @@ import datetime
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from patentft import schema
 from patentft.config import ConfigError, nearest, runtime
 from patentft.corpus import cpc
 from patentft.corpus.clean import CleanConfig, cleaner
+from patentft.corpus.language import detector
 from patentft.corpus.read import BadRow, RawRow, printable, undecodable
 from patentft.corpus.stream import Reading
 from patentft.corpus.texts.records import Block, rows_of_block
@@ -157,7 +158,7 @@ class BlockReader:
     def __init__(self, config: TextsConfig) -> None:
         self.config = config
         self._clean = cleaner(config.clean)
-        self._detect = _detector() if config.language != "ignore" else None
+        self._detect = detector() if config.language != "ignore" else None
         self._mapping = {column: config.columns.get(column, column) for column in COLUMNS}
         self._codes: dict[str, str] = {}  # raw symbol -> normal form: the same few thousand come again and again
 
@@ -361,25 +362,6 @@ def _indicated_in(values: dict[str, Any], pattern: str | None) -> list[str]:
                 raise _Bad(name, "wrong value: an indicator column holds 0 or 1", value)
             found.append(name)
     return found
-
-
-def _detector() -> Callable[[str], str | None]:
-    """A function from text to its ISO 639-1 language; None where CLD2 is not sure or knows no such language."""
-    try:
-        import pycld2
-    except ImportError:
-        raise ConfigError(
-            "detecting languages needs the package pycld2 (pip install pycld2); or set language: ignore"
-        ) from None
-
-    def detect(text: str) -> str | None:
-        try:
-            reliable, _, found = pycld2.detect(text)
-        except pycld2.error:  # a character that CLD2 does not take: it says nothing about the rest
-            return None
-        return found[0][1] if reliable and found[0][1] != "un" else None
-
-    return detect
 
 
 def quarantine_of_duplicates(texts: pa.Table, rows: Sequence[int], raw_rows: Sequence[int], file: str) -> pa.Table:

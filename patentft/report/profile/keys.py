@@ -35,7 +35,7 @@ KEYS = {
     "text.{column}.noise.{kind}.occurrences": "how often it occurs",
     "text.{column}.language.sampled": "texts whose language was looked at, a random sample",
     "text.{column}.language.{code}": "of those, texts in this language (ISO 639-1)",
-    "text.{column}.language.uncertain": "of those, texts with no language of probability .8 or more",
+    "text.{column}.language.uncertain": "of those, texts of whose language CLD2 is not sure",
     "text.{column}.language.too_short": "of those, texts of under 20 characters",
     "text.{column}.near_duplicates.sampled": "different texts in the random sample that were compared with each other",
     "text.{column}.near_duplicates.texts": "of those, texts with a near-duplicate in the sample; the whole has more",

@@ -349,8 +349,8 @@ def _languages(profile: Profile) -> Safe | None:
     sizes = {estimates.languages.rows for estimates in profile.estimates.values()}
     sampled = " or ".join(number(size) for size in sorted(sizes))
     note = (
-        f"Estimated on a random sample of {sampled} texts per column with py3langid. Uncertain: no language has a "
-        "probability of .8 or more, as is usual for formulas, lists of names and short titles."
+        f"Estimated on a random sample of {sampled} texts per column with CLD2. Uncertain: it says itself that it "
+        "is not sure, as is usual for formulas, lists of names and short titles."
     )
     return join([h("p", note, class_="small"), *parts]) if parts else None
 

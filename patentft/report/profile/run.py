@@ -48,11 +48,12 @@ class ProfileConfig(Config):
     sample_rows: int = Field(default=20_000, ge=1, le=1_000_000)
     """Rows of the random sample on which languages and near-duplicates are estimated."""
     language_rows: int = Field(default=5000, ge=0)
-    """Texts of the sample whose language is identified (1,000 to 3,000 per second)."""
-    shingle_words: int = Field(default=5, ge=1)
+    """Texts of the sample whose language is identified."""
+    shingle_words: int = Field(default=3, ge=1)
     """Near-duplicates are compared by their runs of so many words."""
-    similarity: float = Field(default=0.7, gt=0, le=1)
-    """Jaccard index of two texts' runs of words from which they are near-duplicates."""
+    similarity: float = Field(default=0.8, ge=0.5, le=1)
+    """Jaccard index of two texts' runs of words from which they are near-duplicates. Below .7 pairs are
+    missed."""
     short_characters: int = Field(default=20, ge=0)
     """A shorter text is suspicious."""
     long_characters: int = Field(default=20_000, ge=1)

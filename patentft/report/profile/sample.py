@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import heapq
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patentft.corpus.language import detector
+from patentft.corpus.texts.duplicates import Shingler, band_keys, candidate_pairs, groups, jaccard
 from patentft.report.profile.count import hash_texts
 
 CHARACTERS = 4000
 """What is kept of a sampled text: enough for its language and its likeness to another."""
 LANGUAGE_CHARACTERS = 20
 """A shorter text tells too little of its language."""
-CERTAIN = 0.8
-"""A less probable language is counted as uncertain."""
-PERMUTATIONS = 128
+EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def row_keys(ordinals: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class Languages:
-    """rows: texts looked at. counts: ISO 639-1 code -> texts. uncertain: none is CERTAIN. short: too short."""
+    """rows: texts looked at. counts: ISO 639-1 code -> texts. uncertain: CLD2 is not sure. short: too short."""
 
     rows: int
     counts: dict[str, int]
@@ -86,27 +83,20 @@ class Languages:
 
 
 def languages(texts: Sequence[str]) -> Languages:
-    """py3langid (97 languages, naive Bayes over byte n-grams), with its probabilities normalized."""
-    identifier = _identifier()
+    """By CLD2. Upper case is read as lower: a title in capitals is no other language."""
+    detect = detector()
     counts: Counter[str] = Counter()
     uncertain = short = 0
     for text in texts:
         if len(text) < LANGUAGE_CHARACTERS:
             short += 1
             continue
-        language, probability = identifier.classify(text.lower() if text.isupper() else text)
-        if probability < CERTAIN:
+        language = detect(text.lower() if text.isupper() else text)
+        if language is None:
             uncertain += 1
         else:
             counts[language] += 1
     return Languages(len(texts), dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), uncertain, short)
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 # ---- near-duplicates
@@ -129,88 +119,20 @@ class NearDuplicates:
 def near_duplicates(texts: Sequence[str], shingle_words: int, similarity: float, seed: int) -> NearDuplicates:
     """Pairs of different texts whose sets of word shingles have a Jaccard index of `similarity` or more.
 
-    MinHash (PERMUTATIONS hashes, in bands) proposes, the exact Jaccard index decides: no false find, and a pair at the
-    threshold is missed with a probability that `bands` keeps under 5 %. Texts that are equal count once.
+    Proposed by MinHash, decided by the exact Jaccard index, as in the near_duplicates stage. Texts that are equal count
+    once.
     """
-    import rensa
-
     _, first = np.unique(hash_texts(texts), return_index=True)
     kept: list[int] = np.sort(first).tolist()
-    sets = [shingles(texts[index], shingle_words) for index in kept]
-    if len(sets) < 2:
-        return NearDuplicates(len(sets), 0, 0, 0)
-    offsets = np.cumsum([0, *map(len, sets)]).astype(np.uint64)
-    hasher: Any = vars(rensa)["RMinHash"]  # an extension module without type stubs
-    digests = hasher.digest_matrix_from_flat_token_hashes(np.concatenate(sets), offsets, PERMUTATIONS, seed)
-    signatures = np.array(digests.to_rows(), np.uint32)  # (texts, PERMUTATIONS)
-    parents = list(range(len(sets)))
-    found: dict[tuple[int, int], float] = {}
-    for left, right in _candidates(signatures, *bands(similarity)):
-        if (left, right) in found:
-            continue
-        jaccard = _jaccard(sets[left], sets[right])
-        found[left, right] = jaccard
-        if jaccard >= similarity:
-            parents[_root(parents, right)] = _root(parents, left)
-    sizes = [size for size in Counter(_root(parents, index) for index in range(len(sets))).values() if size > 1]
-    alike = sorted(((-jaccard, pair) for pair, jaccard in found.items() if jaccard >= similarity))[:10]
-    pairs = [(kept[left], kept[right], -negative) for negative, (left, right) in alike]
-    return NearDuplicates(len(sets), sum(sizes), len(sizes), max(sizes, default=0), pairs)
-
-
-def shingles(text: str, words: int) -> NDArray[np.uint64]:
-    """Hashes of the different runs of `words` words (lower case), sorted; of the whole text when it has fewer words."""
-    tokens = text.lower().split()
-    if len(tokens) <= words:
-        return hash_texts([" ".join(tokens)])
-    hashes = np.array([zlib.crc32(token.encode("utf-8", "surrogatepass")) for token in tokens], np.uint64)
-    with np.errstate(over="ignore"):
-        total = np.zeros(len(tokens) - words + 1, np.uint64)
-        for offset in range(words):
-            total = total * np.uint64(0x9E3779B97F4A7C15) + hashes[offset : len(tokens) - words + 1 + offset]
-            total ^= total >> np.uint64(29)
-    return np.unique(total)
-
-
-def bands(similarity: float, missed: float = 0.05) -> tuple[int, int]:
-    """(bands, rows per band) of PERMUTATIONS hashes: the most rows with which at most `missed` of the pairs at
-    `similarity` share no band.
-    """
-    for rows in (32, 16, 8, 4, 2):
-        number = PERMUTATIONS // rows
-        if (1 - similarity**rows) ** number <= missed:
-            return number, rows
-    return PERMUTATIONS, 1
-
-
-def _candidates(signatures: NDArray[np.uint32], number: int, rows: int) -> Iterator[tuple[int, int]]:
-    """Pairs that share a band: each text with the one before it in its bucket and with the bucket's first, so that many
-    texts of one bucket do not make quadratically many pairs.
-    """
-    for band in range(number):
-        part = np.ascontiguousarray(signatures[:, band * rows : (band + 1) * rows])
-        _, bucket, size = np.unique(part, axis=0, return_inverse=True, return_counts=True)
-        bucket = bucket.reshape(-1)
-        shared = np.flatnonzero(size[bucket] > 1)
-        order = shared[np.argsort(bucket[shared], kind="stable")]
-        first = previous = -1
-        for index in order.tolist():
-            if first < 0 or bucket[index] != bucket[first]:
-                first = index
-            else:
-                yield first, index
-                if previous != first:
-                    yield previous, index
-            previous = index
-
-
-def _jaccard(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> float:
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both)
-
-
-def _root(parents: list[int], index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index
+    shingler = Shingler(shingle_words)
+    pairs = candidate_pairs(band_keys([texts[index] for index in kept], shingle_words, seed))
+    sets = {index: shingler(texts[kept[index]]) for index in np.unique(pairs).tolist()}
+    values = np.array([jaccard(sets[left], sets[right]) for left, right in pairs.tolist()], np.float64)
+    sizes = Counter(first_of_group for _, first_of_group, _ in groups(pairs, values, similarity))
+    likest = np.argsort(-values, kind="stable")[:EXAMPLES]
+    examples = [
+        (kept[left], kept[right], float(value))
+        for (left, right), value in zip(pairs[likest].tolist(), values[likest], strict=True)
+        if value >= similarity
+    ]
+    return NearDuplicates(len(kept), sizes.total(), len(sizes), max(sizes.values(), default=0), examples)
