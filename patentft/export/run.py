@@ -24,7 +24,7 @@ from patentft.config import Config, ConfigError, nearest
 from patentft.export.card import card
 from patentft.export.rows import IDS, TEXT_COLUMNS, Aligned, Roles, columns_of, label_names, with_labels
 from patentft.export.template import LeftOut, MessageConfig, as_text, check_order, parse
-from patentft.stage import Context, ModelRef, Stage, StageRef
+from patentft.stage import Context, TokenizerRef, Stage, StageRef
 
 Format = Literal["chat", "parquet", "dataset"]
 MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
@@ -53,7 +53,7 @@ class ExportConfig(Config):
     """Column -> its value as written -> what stands for it in messages: {green: {"1": green, "0": not green}}."""
     columns: list[str] = []
     """Columns of parquet and dataset; empty: all."""
-    tokenizer: ModelRef | None = None
+    tokenizer: TokenizerRef | None = None
     """Counts the tokens of the exported texts (special tokens and chat markup left out); unset: no count."""
     title: str = "Training rows from patents"
     """Heading of the dataset's card."""
@@ -279,9 +279,9 @@ def _counts_file(index: int) -> str:
 def _counting(config: ExportConfig, context: Context) -> Counting | None:
     if config.tokenizer is None:
         return None
-    from patentft.models.load import load_tokenizer
+    from patentft.corpus.tokenizer import load_tokenizer
 
-    backend = load_tokenizer(context.model(config.tokenizer))[0].backend_tokenizer
+    backend = load_tokenizer(context.model(config.tokenizer)).backend_tokenizer
 
     def count(texts: Sequence[str]) -> int:
         total = 0

@@ -311,7 +311,7 @@ def load_encoder(
     )
 
 
-def load_tokenizer(resolved: str) -> tuple[Any, int | None]:
+def load_tokenizer_and_limit(resolved: str) -> tuple[Any, int | None]:
     """The fast tokenizer of a resolved reference, and the longest text in tokens (special ones included) that its
     model takes; None where its files name no limit. Weights are neither read nor downloaded.
     """

@@ -152,9 +152,9 @@ def _tokenizer(config: ProfileConfig, context: Context) -> tuple[TokenCounter | 
         if config.max_tokens is not None:
             raise ConfigError("max_tokens is set, but no tokenizer: set tokenizer (--tokenizer) to a model")
         return None, None
-    from patentft.models.load import load_tokenizer
+    from patentft.models.load import load_tokenizer_and_limit
 
-    tokenizer, limit = load_tokenizer(context.model(config.tokenizer))
+    tokenizer, limit = load_tokenizer_and_limit(context.model(config.tokenizer))
     if config.max_tokens is None and limit is None:
         context.progress.warn(f"{config.tokenizer} names no longest input: truncation is not counted (set max_tokens)")
     return token_counter(tokenizer), config.max_tokens or limit

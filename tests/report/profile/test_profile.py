@@ -186,10 +186,10 @@ def test_tokens_and_truncation(tmp_path: Path) -> None:
 
 
 def test_a_very_long_text_is_tokenized_in_pieces(monkeypatch, tmp_path: Path) -> None:
-    from patentft.models.load import load_tokenizer, resolve
+    from patentft.models.load import load_tokenizer_and_limit, resolve
     from patentft.report.profile import survey
 
-    tokenizer, limit = load_tokenizer(resolve(save_tiny_bert(tmp_path / "model")))
+    tokenizer, limit = load_tokenizer_and_limit(resolve(save_tiny_bert(tmp_path / "model")))
     texts = ["a kiln of bricks " * 50, "", "a kiln", "of bricks " * 33]
     whole = survey.token_counter(tokenizer)(texts)
     monkeypatch.setattr(survey, "PIECE", 170)  # a multiple of both repeated texts: nothing is cut inside a word
