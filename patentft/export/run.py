@@ -24,7 +24,7 @@ from patentft.config import Config, ConfigError, nearest
 from patentft.export.card import card
 from patentft.export.rows import IDS, TEXT_COLUMNS, Aligned, Roles, columns_of, label_names, with_labels
 from patentft.export.template import LeftOut, MessageConfig, as_text, check_order, parse
-from patentft.stage import Context, TokenizerRef, Stage, StageRef
+from patentft.stage import Context, Stage, StageRef, TokenizerRef
 
 Format = Literal["chat", "parquet", "dataset"]
 MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))

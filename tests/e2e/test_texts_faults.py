@@ -5,20 +5,17 @@ Every kill is at a chosen place, by the process itself: nothing waits and hopes.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 from patentft import pipeline
 from patentft.progress import Progress
+from tests.e2e.dying import content, kill_driver
 
 pytestmark = pytest.mark.ray
 QUIET = Progress(quiet=True)
@@ -70,16 +67,6 @@ def config(out: Path, raw: Path) -> dict:
 def run(values: dict) -> dict:
     found = pipeline.run(pipeline.parse(values), QUIET)
     return {name: folder.manifest for name, folder in found.items()}
-
-
-def content(out: Path) -> dict[str, str]:
-    """Every committed file but manifests (they hold seconds) and the ledger."""
-    return {
-        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for stage in STAGES
-        for path in sorted((out / stage).rglob("*"))
-        if path.is_file() and path.name not in ("manifest.json", "stage.json") and "ledger" not in path.parts
-    }
 
 
 @pytest.fixture(scope="module")
@@ -171,51 +158,8 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_killed_driver(undisturbed, tmp_path, place):
-    """The process that commits the file kills the driver right after it, then itself."""
     raw, wanted, _ = undisturbed
-    script = """
-        import os, signal, sys
-        from pathlib import Path
-        import json
-        from patentft import location
-        os.environ.setdefault("DRIVER", str(os.getpid()))
-        commit = location.Location.commit
-
-        def dying(self, data):
-            commit(self, data)
-            if self.url.endswith(os.environ["PLACE"]):
-                Path(os.environ["MARKER"]).touch()
-                os.kill(int(os.environ["DRIVER"]), signal.SIGKILL)
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        location.Location.commit = dying
-        if __name__ == "__main__":
-            import ray
-            from patentft import pipeline
-            from patentft.progress import Progress
-            ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR",
-                     runtime_env={"env_vars": {name: os.environ[name] for name in ("DRIVER", "PLACE", "MARKER")},
-                                  "worker_process_setup_hook": "dying_driver.hook"})
-            pipeline.run(pipeline.parse(json.loads(sys.argv[1])), Progress(quiet=True))
-
-        def hook():
-            pass
-    """
-    import json
-
-    (tmp_path / "dying_driver.py").write_text(textwrap.dedent(script))
-    marker = tmp_path / "killed"
-    environment = {**os.environ, "PLACE": PLACES[place], "MARKER": str(marker)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.getcwd(), os.environ.get("PYTHONPATH", "")])
     values = begun(raw, tmp_path / "run", PLACES[place].split("/")[0])
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "dying_driver.py"), json.dumps(values)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
-    assert marker.exists()
+    kill_driver(tmp_path, values, PLACES[place], uses_ray=True)
     run(values)
     assert content(tmp_path / "run") == wanted
