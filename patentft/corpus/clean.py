@@ -25,32 +25,8 @@ _TAGS = (
 _MARKUP = re.compile(
     rf"</?(?P<name>{_TAGS})(?:\s[^<>]{{0,300}})?/?>|<!--.{{0,2000}}?-->|<\?[^<>]{{0,300}}\?>", re.I | re.S
 )
-_INLINE = frozenset(
-    [
-        "a",
-        "abbr",
-        "b",
-        "big",
-        "code",
-        "em",
-        "figref",
-        "font",
-        "i",
-        "s",
-        "small",
-        "span",
-        "strike",
-        "strong",
-        "sub",
-        "sub2",
-        "sup",
-        "sup2",
-        "tt",
-        "u",
-        "o",
-        "smallcaps",
-    ]
-)
+_INLINE_TAGS = "a abbr b big code em figref font i s small span strike strong sub sub2 sup sup2 tt u o smallcaps"
+_INLINE = frozenset(_INLINE_TAGS.split())
 _ENTITY = re.compile(r"&#?[A-Za-z0-9]{2,32};")  # with its semicolon: "AT&T" and "R&D" stay as they are
 _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([nrtfv\"'/]))")
 _INVISIBLE = re.compile(
@@ -68,61 +44,13 @@ _SIGNS = re.compile(
     rf"\s*\(\s*(?![23]D\s*\)){_SIGN}(?:\s*(?:,|;|/|-|\u2013|\band\b|\bor\b|\bto\b)\s*{_SIGN})*\s*\)", re.I
 )
 _WORD_BEFORE = re.compile(r"[^\W\d_]+\Z")
-_NUMBERED_THINGS = frozenset(
-    [
-        "and",
-        "or",
-        "of",
-        "by",
-        "from",
-        "in",
-        "with",
-        "the",
-        "then",
-        "formula",
-        "formulae",
-        "equation",
-        "equations",
-        "eq",
-        "eqn",
-        "step",
-        "steps",
-        "claim",
-        "claims",
-        "compound",
-        "compounds",
-        "structure",
-        "general",
-        "condition",
-        "conditions",
-        "inequality",
-        "expression",
-        "relation",
-        "example",
-        "examples",
-        "scheme",
-        "reaction",
-        "phase",
-        "group",
-        "type",
-        "element",
-        "elements",
-        "item",
-        "items",
-        "feature",
-        "features",
-        "seq",
-        "id",
-        "no",
-        "iron",
-        "copper",
-        "tin",
-        "lead",
-        "manganese",
-        "chromium",
-        "cobalt",
-    ]
+_THINGS = (
+    "and or of by from in with the then formula formulae equation equations eq eqn step steps claim claims "
+    "compound compounds structure general condition conditions inequality expression relation example examples "
+    "scheme reaction phase group type element elements item items feature features seq id no iron copper tin "
+    "lead manganese chromium cobalt"
 )
+_NUMBERED_THINGS = frozenset(_THINGS.split())
 """Words whose number in brackets is a name or counts something, not a sign in a drawing: "formula (1)", "and (2)
 heating"."""
 
@@ -254,16 +182,3 @@ def cleaner(config: CleanConfig) -> Callable[[str], str]:
         return text
 
     return clean
-
-
-NOISE: dict[str, re.Pattern[str]] = {
-    "markup": _MARKUP,
-    "entity": _ENTITY,
-    "escape": _ESCAPE,
-    "invisible character": _INVISIBLE,
-    "mojibake": _MOJIBAKE,
-    "paragraph mark": _PARAGRAPH,
-    "reference sign": re.compile(rf"\(\s*{_SIGN}\s*\)"),
-    "figure reference": re.compile(rf"\b(?:figures?|figs?)\b\.?\s*{_FIGURE_LIST}", re.I),
-}
-"""What a profile counts in raw texts."""
