@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from patentft.corpus import synth
 
@@ -26,8 +26,8 @@ def words_of_synth(count: int = 1500) -> list[str]:
     return sorted(counts, key=lambda word: (-counts[word], word))[:count]
 
 
-def save_tiny_bert(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> str:
-    """A random BERT (hidden size 32, 2 layers) and its tokenizer, in Hugging Face format; returns the folder."""
+def tiny_tokenizer(folder: Path) -> dict[str, int]:
+    """Writes a WordPiece tokenizer into the folder; returns its vocabulary."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,;:()-/")
     pieces = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters), *words_of_synth()]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
@@ -46,6 +46,12 @@ def save_tiny_bert(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **names,
     ).save_pretrained(folder)
+    return vocabulary
+
+
+def save_tiny_bert(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> str:
+    """A random BERT (hidden size 32, 2 layers) and its tokenizer, in Hugging Face format; returns the folder."""
+    vocabulary = tiny_tokenizer(folder)
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=len(vocabulary),
@@ -58,6 +64,26 @@ def save_tiny_bert(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 
         attention_probs_dropout_prob=0.0,
     )
     BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_llama(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> str:
+    """A random Llama (hidden size 32, 2 layers, grouped queries) with the tiny BERT's tokenizer; returns the folder."""
+    vocabulary_size = len(tiny_tokenizer(folder))
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=256,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
 
 

@@ -26,6 +26,7 @@ from patentft.models.backbone import load_backbone
 from patentft.objectives.encoded import Encoded, Unit, pad
 from patentft.objectives.texts import PairTexts
 
+INPUT = "pairs"
 METRIC = "within_technique_auc"
 UNITS_PER_BATCH = None
 
@@ -167,6 +168,12 @@ class PairScorer(nn.Module):
 
 def wrap(backbone: nn.Module, config: ClassifyConfig) -> nn.Module:
     return PairScorer(backbone, config)
+
+
+def backbone(module: nn.Module) -> nn.Module:
+    """The transformers (or PEFT) model inside."""
+    assert isinstance(module, PairScorer)
+    return module.classifier
 
 
 def parameter_groups(module: nn.Module, lr: float, weight_decay: float, config: ClassifyConfig) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from patentft.models.pool import pool
 from patentft.objectives.encoded import Encoded, Unit, pad
 from patentft.objectives.texts import PairTexts
 
+INPUT = "pairs"
 METRIC = "mrr"
 UNITS_PER_BATCH = 1
 
@@ -160,6 +161,12 @@ class BiEncoder(nn.Module):
 
 def wrap(backbone: nn.Module, config: ContrastiveConfig) -> nn.Module:
     return BiEncoder(backbone, config.pooling)
+
+
+def backbone(module: nn.Module) -> nn.Module:
+    """The transformers (or PEFT) model inside."""
+    assert isinstance(module, BiEncoder)
+    return module.encoder
 
 
 def parameter_groups(

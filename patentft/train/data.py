@@ -13,6 +13,10 @@ from patentft.train.config import TrainConfig
 
 def pair_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> PairTexts:
     """The pairs of `side` (train, valid) with their texts, in the table's order. Raises ConfigError without any."""
+    assert config.pairs is not None  # the config's own check
+    assert config.data is not None
+    assert config.techniques is not None
+    assert config.roles is not None
     rows = [row for row in inputs[config.pairs].read("pairs").to_pylist() if row["role"] == side]
     if not rows:
         raise ConfigError(

@@ -14,6 +14,7 @@ from patentft.models.export import blend, model_card, write_folder, write_senten
 from patentft.models.load import local_folder
 from patentft.objectives.classify import PairScorer
 from patentft.objectives.contrastive import BiEncoder
+from patentft.objectives.table import OBJECTIVES
 from patentft.store import StageFolder
 from patentft.train import worker
 from patentft.train.checkpoint import Progress
@@ -35,7 +36,8 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
     module.eval()
     tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
     out.mkdir()
-    backbone: nn.Module = module.classifier if isinstance(module, PairScorer) else module.encoder  # type: ignore[assignment]
+    objective: Any = OBJECTIVES[config.objective.kind]
+    backbone: nn.Module = objective.backbone(module)
     has_adapter = config.adapter.kind == "lora"
     extra: dict[str, Any] = {"objective": config.objective.kind}
     facts: dict[str, Any] = {
@@ -55,7 +57,7 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
         # the adapter is saved from a model of its own: merging has consumed this one
         fresh = worker.build(config, str(local_folder(base)))
         adapt.load_trainable_state(fresh, adapt.trainable_state(module) if not has_adapter else trained)
-        adapter_model = fresh.classifier if isinstance(fresh, PairScorer) else fresh.encoder
+        adapter_model = objective.backbone(fresh)
     else:
         adapter_model = None
     write_folder(out, plain, adapter_model, tokenizer, base, extra)  # type: ignore[arg-type]
@@ -70,13 +72,15 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
 def _merge_with_parity(adapter_model: nn.Module, tokenizer: Any) -> tuple[float, nn.Module]:
     """Fold the adapter in; returns the largest difference of outputs on two texts, and the plain model."""
     texts = ["A catalyst bed removes nitrogen oxides from the flue gas.", "Waste water is treated in an aerated basin."]
-    inputs = tokenizer(texts, padding=True, return_tensors="pt")
-    with torch.inference_mode():
-        before = adapter_model(**inputs)[0]
+    inputs = [tokenizer(text, return_tensors="pt") for text in texts]  # one by one: decoders have no padding token
+
+    def outputs(model: nn.Module) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat([model(**each)[0].flatten() for each in inputs])
+
+    before = outputs(adapter_model)
     plain = adapt.merged(adapter_model, adapter_model)
-    with torch.inference_mode():
-        after = plain(**inputs)[0]
-    difference = float((before - after).abs().max())
+    difference = float((before - outputs(plain)).abs().max())
     scale = float(before.abs().max())
     if difference > 1e-3 * max(1.0, scale):
         raise ArithmeticError(f"merging the adapter changed outputs by {difference:.2e} (scale {scale:.2e})")
@@ -97,6 +101,16 @@ def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metric
             "logit = model(**tokenizer(section, patent, return_tensors='pt')).logits[0, 0]"
         )
         library, tags = "transformers", ["patents", "text-classification", "cross-encoder"]
+    elif config.objective.kind == "causal":
+        intro = "A decoder that has read more text of this field: trained on, by next-token prediction on packed rows."
+        use = (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+            "model = AutoModelForCausalLM.from_pretrained('.')\n"
+            "tokenizer = AutoTokenizer.from_pretrained('.')\n"
+            "ids = model.generate(**tokenizer('A method of', return_tensors='pt'), max_new_tokens=50)\n"
+            "print(tokenizer.decode(ids[0]))"
+        )
+        library, tags = "transformers", ["patents", "text-generation", "domain-adaptation"]
     else:
         intro = "A bi-encoder: the cosine of a technique's and a patent's vector says how well they match."
         use = "from sentence_transformers import SentenceTransformer\nvectors = SentenceTransformer('.').encode(texts)"

@@ -27,7 +27,7 @@ from patentft.models.load import local_folder
 from patentft.objectives.encoded import Encoded
 from patentft.objectives.table import OBJECTIVES
 from patentft.stage import Context, Stage
-from patentft.train import worker
+from patentft.train import packed, worker
 from patentft.train.config import TrainConfig
 from patentft.train.data import pair_texts
 from patentft.train.export import export_model
@@ -80,17 +80,40 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
 def _encode(config: TrainConfig, context: Context, base: str) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
-    names = {side: f"encoded/{side}.safetensors" for side in ("train", "valid")}
     if context.folder.has_file("encoded/counts.json"):
         return json.loads((context.folder.location / "encoded/counts.json").read_bytes())
-    objective = OBJECTIVES[config.objective.kind]
-    tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
+    objective: Any = OBJECTIVES[config.objective.kind]
     counts: dict[str, Any] = {}
-    for side, name in names.items():
-        encoded, counts[side] = objective.encode(pair_texts(config, context.inputs, side), tokenizer, config.objective)
-        context.folder.write_file(name, encoded.to_bytes())
+    if objective.INPUT == "packed":
+        counts = {side: _map_packed(name, side, context, base) for side, name in _packed_stages(config).items()}
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
+        for side in ("train", "valid"):
+            texts = pair_texts(config, context.inputs, side)
+            encoded, counts[side] = objective.encode(texts, tokenizer, config.objective)
+            context.folder.write_file(f"encoded/{side}.safetensors", encoded.to_bytes())
     context.folder.write_file("encoded/counts.json", json.dumps(counts).encode())
     return counts
+
+
+def _packed_stages(config: TrainConfig) -> dict[str, str]:
+    assert config.packed is not None
+    assert config.packed_valid is not None
+    return {"train": config.packed, "valid": config.packed_valid}
+
+
+def _map_packed(name: str, side: str, context: Context, base: str) -> dict[str, int]:
+    """The packed rows as arrays that the workers can map; returns what the pack stage says of them."""
+    from transformers import AutoConfig
+
+    source = context.input(name)
+    vocabulary_size = int(AutoConfig.from_pretrained(local_folder(base), trust_remote_code=False).vocab_size)
+    for _ in context.progress.bar(
+        packed.write(source, context.folder, side, vocabulary_size), len(source.parts("packed")), f"{side}: parts"
+    ):
+        pass
+    assert source.manifest is not None
+    return {key: source.manifest.counts[key] for key in ("rows", "tokens", "texts")}
 
 
 def _trainer(config: TrainConfig, context: Context, base: str) -> TorchTrainer:
@@ -142,11 +165,6 @@ def _worker_main(given: dict[str, Any]) -> None:
     from transformers import AutoTokenizer
 
     pad_id = AutoTokenizer.from_pretrained(local_folder(given["model"]), trust_remote_code=False).pad_token_id or 0
-    data = worker.Data(
-        *(Encoded.from_bytes((stage / f"encoded/{side}.safetensors").read_bytes()) for side in ("train", "valid")),
-        pad_id=pad_id,
-    )
-
     def report(metrics: dict[str, Any], folder: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
         ray.train.report(metrics, checkpoint=checkpoint)
@@ -157,10 +175,18 @@ def _worker_main(given: dict[str, Any]) -> None:
             sys.stderr.flush()
 
     with tempfile.TemporaryDirectory() as scratch:
+        data = _data(config, stage, Path(scratch), pad_id)
         latest = ray.train.get_checkpoint()
         restored = Path(latest.to_directory(scratch)) if latest else None
         hooks = worker.Hooks(place.get_world_rank(), place.get_world_size(), device, report, restored, say)
         worker.train(config, given["model"], data, hooks)
+
+
+def _data(config: TrainConfig, stage: Location, scratch: Path, pad_id: int) -> worker.Data:
+    if OBJECTIVES[config.objective.kind].INPUT == "packed":
+        return worker.Data(*(packed.MappedRows(stage, side, scratch) for side in ("train", "valid")), pad_id=pad_id)
+    files = [stage / f"encoded/{side}.safetensors" for side in ("train", "valid")]
+    return worker.Data(*(Encoded.from_bytes(file.read_bytes()) for file in files), pad_id=pad_id)
 
 
 TRAIN = Stage("train", TrainConfig, run)

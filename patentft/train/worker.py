@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from patentft.models import adapt
 from patentft.objectives.encoded import Encoded, Unit
+from patentft.objectives.packed import Rows
 from patentft.objectives.table import OBJECTIVES
 from patentft.train import checkpoint, plan
 from patentft.train.config import TrainConfig
@@ -49,8 +50,10 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Data:
-    train: Encoded
-    valid: Encoded
+    """Both sides, in the form that the objective's INPUT has: Encoded for pairs, Rows for packed tokens."""
+
+    train: Encoded | Rows
+    valid: Encoded | Rows
     pad_id: int
 
 
@@ -117,7 +120,7 @@ def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> N
                 saved = time.monotonic()
 
 
-def _schedule(config: TrainConfig, objective: Any, encoded: Encoded) -> list[tuple[list[Unit], list[list[int]]]]:
+def _schedule(config: TrainConfig, objective: Any, encoded: Encoded | Rows) -> list[tuple[list[Unit], list[list[int]]]]:
     """For each epoch: its units, and the unit indices of each step."""
     schedule = []
     for epoch in range(config.epochs):

@@ -1,0 +1,91 @@
+"""Next-token prediction on packed rows: domain adaptation of a decoder.
+
+The last token of a segment predicts nothing: what follows it is another text. Weight of a row in the step: the tokens
+it predicts, so every token of the step counts alike however the texts were packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from patentft.config import Config
+from patentft.models.backbone import load_backbone
+from patentft.objectives import packed
+from patentft.objectives.encoded import Unit
+from patentft.objectives.packed import IGNORED, LanguageModel, Rows
+
+INPUT = "packed"
+METRIC = "log_likelihood"
+UNITS_PER_BATCH = None
+
+
+class CausalConfig(Config):
+    """Predict each token from those before it in its text."""
+
+    kind: Literal["causal"] = "causal"
+
+
+def build(folder: str, config: CausalConfig, dropout: float | None) -> nn.Module:
+    """The decoder with its language-model head."""
+    from transformers import AutoModelForCausalLM
+
+    return load_backbone(folder, AutoModelForCausalLM, dropout)
+
+
+def head_name(model: nn.Module) -> str | None:
+    return None
+
+
+def units(rows: Rows, config: CausalConfig, epoch: int, seed: int) -> list[Unit]:
+    return packed.units(rows)
+
+
+def weight(rows: Rows, unit: Unit, config: CausalConfig) -> float:
+    (row,) = unit.rows
+    return float(rows.num_tokens[row] - rows.num_segments[row])
+
+
+def collate(rows: Rows, chosen: Sequence[Unit], pad_id: int) -> dict[str, torch.Tensor]:
+    """input_ids, segment_ids, position_ids (B, T); labels (B, T): the token that follows, IGNORED where none does."""
+    ids, segments = packed.stack(rows, chosen)
+    labels = np.full_like(ids, IGNORED)
+    follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+    labels[:, :-1][follows] = ids[:, 1:][follows]
+    arrays = {"input_ids": ids, "segment_ids": segments, "position_ids": packed.positions(segments), "labels": labels}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def wrap(backbone: nn.Module, config: CausalConfig) -> nn.Module:
+    return LanguageModel(backbone, causal=True)
+
+
+def backbone(module: nn.Module) -> nn.Module:
+    """The transformers (or PEFT) model inside."""
+    assert isinstance(module, LanguageModel)
+    return module.model
+
+
+def parameter_groups(module: nn.Module, lr: float, weight_decay: float, config: CausalConfig) -> list[dict[str, Any]]:
+    return packed.parameter_groups(module, lr, weight_decay)
+
+
+def loss(
+    module: nn.Module, batch: Mapping[str, torch.Tensor], config: CausalConfig
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+    """(summed cross-entropy, tokens predicted, logs)."""
+    return packed.token_loss(module(batch), batch["labels"])
+
+
+@torch.inference_mode()
+def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: CausalConfig) -> dict[str, npt.NDArray]:
+    return packed.predicted(module, batch)
+
+
+def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: CausalConfig) -> dict[str, float]:
+    return packed.metrics(parts)
