@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +76,8 @@ class MappedRows:
             for path, name in zip(paths, names, strict=True):
                 path.write_bytes((folder / name).read_bytes())
         self._parts = [_mapped(path) for path in paths]
-
-    @property
-    def num_rows(self) -> int:
-        return len(self.num_tokens)
-
-    @cached_property
-    def tokens_per_row(self) -> int:
-        return self._parts[0]["input_ids"].shape[1]
+        self.num_rows = len(self.num_tokens)
+        self.tokens_per_row = int(self._parts[0]["input_ids"].shape[1])
 
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """(input_ids, segment_ids), each (tokens_per_row,)."""

@@ -126,7 +126,7 @@ def near_duplicates(texts: Sequence[str], shingle_words: int, similarity: float,
     kept: list[int] = np.sort(first).tolist()
     shingler = Shingler(shingle_words)
     pairs = candidate_pairs(band_keys([texts[index] for index in kept], shingle_words, seed))
-    sets = {index: shingler(texts[kept[index]]) for index in np.unique(pairs).tolist()}
+    sets = {int(index): shingler(texts[kept[int(index)]]) for index in np.unique(pairs)}
     values = np.array([jaccard(sets[left], sets[right]) for left, right in pairs.tolist()], np.float64)
     sizes = Counter(first_of_group for _, first_of_group, _ in groups(pairs, values, similarity))
     likest = np.argsort(-values, kind="stable")[:EXAMPLES]
