@@ -61,7 +61,7 @@ CASES = {
     "bref/documents/00002.json": (brefs, False),
     "views/views/part-00001.parquet": (brefs, False),
     "questions/qa/part-00000.parquet": (questions, False),
-    "export/chat/all-00000.jsonl": (questions, False),
+    "export/chat/train-00000.jsonl": (questions, False),
     "claims/shards/claims-0000-00000.parquet": (join, True),
     "claims/shards/cpc-0000.json": (join, True),
     "claims/quarantine/part-00001.parquet": (join, True),

