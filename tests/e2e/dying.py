@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 SCRIPT = """
     import json, os, signal, sys
@@ -69,3 +72,8 @@ def content(out: Path) -> dict[str, str]:
         and path.name not in ("manifest.json", "stage.json")
         and "ledger" not in path.parts
     }
+
+
+def sample(cases: Iterable[str], *quick: str) -> list[Any]:
+    """The cases as parameters: those named in `quick` are in every run, the others are slow."""
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]

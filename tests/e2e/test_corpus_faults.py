@@ -15,7 +15,7 @@ from patentft import pipeline
 from patentft.progress import Progress
 from tests.corpus.bref.report import document
 from tests.corpus.join.test_join import SMALL, inputs
-from tests.e2e.dying import content, kill_driver
+from tests.e2e.dying import content, kill_driver, sample
 
 
 def run(values: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ CASES = {
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("place", CASES)
+@pytest.mark.parametrize("place", sample(CASES, "bref/sections/part-00001.parquet", "claims/shards/cpc-0000.json"))
 def test_a_killed_driver(ray_cluster: None, tmp_path: Path, place: str) -> None:
     make, uses_ray = CASES[place]
     (tmp_path / "in").mkdir()

@@ -18,6 +18,7 @@ TEXT = "A method of filtering gas, wherein the filter is heated."
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_claims_domain(
     data_root: Path, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

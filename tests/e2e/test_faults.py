@@ -19,6 +19,7 @@ import yaml
 from patentft import pipeline, store
 from patentft.location import Location
 from patentft.progress import Progress
+from tests.e2e.dying import sample
 from tests.tiny import small_pipeline
 
 pytestmark = pytest.mark.ray
@@ -182,7 +183,10 @@ DRIVER = """
 """
 
 
-@pytest.mark.parametrize("place", ["between stages", "inside scoring", "in the middle of a write", "inside training"])
+DRIVER_PLACES = ("between stages", "inside scoring", "in the middle of a write", "inside training")
+
+
+@pytest.mark.parametrize("place", sample(DRIVER_PLACES, "in the middle of a write", "inside training"))
 def test_a_killed_driver(whole, tmp_path, place):
     out = tmp_path / "run"
     keep = (*BEFORE_TRAINING, "scorer") if "scoring" in place or "write" in place else BEFORE_TRAINING

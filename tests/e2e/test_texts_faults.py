@@ -15,7 +15,7 @@ import pytest
 
 from patentft import pipeline
 from patentft.progress import Progress
-from tests.e2e.dying import content, kill_driver
+from tests.e2e.dying import content, kill_driver, sample
 
 pytestmark = pytest.mark.ray
 QUIET = Progress(quiet=True)
@@ -110,7 +110,7 @@ WORKERS = {
 }
 
 
-@pytest.mark.parametrize("worker", WORKERS)
+@pytest.mark.parametrize("worker", sample(WORKERS, "_write_texts", "_TokenizeWorker"))
 def test_a_killed_worker(undisturbed, tmp_path, monkeypatch, worker):
     from patentft.corpus.texts import run as stages
 
@@ -156,7 +156,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", sample(PLACES, "texts", "packed"))
 def test_a_killed_driver(undisturbed, tmp_path, place):
     raw, wanted, _ = undisturbed
     values = begun(raw, tmp_path / "run", PLACES[place].split("/")[0])
