@@ -10,6 +10,7 @@ equal size.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,10 +181,13 @@ def packed_table(rows: Sequence[Sequence[NDArray[np.int32]]], tokens_per_row: in
     return pa.Table.from_arrays(columns, schema=schema.PACKED)
 
 
-def tokens_table(text_ids: pa.Array | pa.ChunkedArray, ids: Sequence[Sequence[int]]) -> pa.Table:
+def tokens_table(text_ids: pa.Array | pa.ChunkedArray, ids: Sequence[list[int]]) -> pa.Table:
     """TOKENS of texts in order."""
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    flat = np.fromiter((token for each in ids for token in each), np.int32, int(lengths.sum()))
+    tokens = array("i")  # of 32 bits; filled from lists at a third of the cost of np.fromiter
+    for each in ids:
+        tokens.fromlist(each)
+    flat = np.frombuffer(tokens, np.int32)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     return pa.table(
         {"text_id": text_ids, "input_ids": pa.ListArray.from_arrays(offsets, pa.array(flat), type=schema.TOKEN_IDS)},

@@ -467,7 +467,8 @@ class _TokenizeWorker:
         encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(
             texts["text"].to_pylist(), add_special_tokens=self.config.special_tokens
         )
-        table = pack.tokens_table(texts["text_id"].combine_chunks(), [each.ids + self.eos for each in encoded])
+        ids = [each.ids + self.eos for each in encoded] if self.eos else [each.ids for each in encoded]
+        table = pack.tokens_table(texts["text_id"].combine_chunks(), ids)
         lengths = np.empty(len(encoded), _LENGTHS)
         lengths["key"] = keys[order]
         lengths["length"] = np.diff(table["input_ids"].combine_chunks().offsets.to_numpy())
