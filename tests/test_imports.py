@@ -32,7 +32,7 @@ BELOW = {
     "train": SPINE | {"corpus", "models", "objectives"},
     "tune": SPINE | {"corpus", "models", "objectives", "train"},
     "search": SPINE | {"corpus", "models"},
-    # a scorer asks with the words it was trained with: objectives.classify
+    # a scorer asks with the words it was trained with: objectives.rank
     "scoring": SPINE | {"corpus", "models", "objectives", "search"},
     "active": SPINE | {"corpus", "models", "objectives", "generate", "train", "search", "scoring"},
     "forecast": SPINE | {"corpus", "models", "search"},

@@ -105,7 +105,7 @@ def small_pipeline(out: Path, model: str, **changes: dict[str, Any]) -> dict[str
             "pairs": "pairs",
             "techniques": "techniques",
             "model": model,
-            "objective": {"kind": "classify", "max_tokens": 96, "patent_tokens": 48},
+            "objective": {"kind": "rank", "max_tokens": 96, "patent_tokens": 48},
             "epochs": 2,
             "units_per_step": 8,
             "optimizer": {"lr": 1e-3},

@@ -1,7 +1,9 @@
-"""A transformers model to be trained: fp32, from safetensors, without remote code, with the dropout asked for."""
+"""A transformers model to be trained: from safetensors, without remote code, as the training wants it held."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +12,26 @@ from torch import nn
 from patentft.config import ConfigError
 
 
-def load_backbone(folder: str, auto_class: Any, dropout: float | None, **options: Any) -> nn.Module:
-    """`auto_class.from_pretrained(folder)` in fp32.
+@dataclass(frozen=True)
+class Loading:
+    """How a base model is held."""
 
-    dropout: every dropout rate of the model (None keeps its own). Raises ConfigError for an encoder-decoder.
+    dropout: float | None = None
+    """Every dropout rate of the model; None keeps its own."""
+    dtype: torch.dtype = torch.float32
+    """Of the weights. Whatever is trained is fp32, see `train.worker.build`."""
+    quantization: Mapping[str, Any] | None = None
+    """Arguments of transformers' BitsAndBytesConfig, for a base that stays frozen."""
+    device: torch.device | None = None
+    """Where a quantized base is put: it is quantized as it is loaded."""
+
+
+def load_backbone(folder: str, auto_class: Any, loading: Loading, **options: Any) -> nn.Module:
+    """`auto_class.from_pretrained(folder)`; `options` are set in its configuration.
+
+    Raises ConfigError for an encoder-decoder.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, BitsAndBytesConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -23,10 +39,14 @@ def load_backbone(folder: str, auto_class: Any, dropout: float | None, **options
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
     if getattr(config, "is_encoder_decoder", False):
         raise ConfigError(f"model {folder} is an encoder-decoder ({config.model_type}): choose an encoder or a decoder")
-    if dropout is not None:
+    if loading.dropout is not None:
         for name, value in vars(config).items():
             if "dropout" in name and isinstance(value, float):
-                setattr(config, name, dropout)
+                setattr(config, name, loading.dropout)
+    quantized: dict[str, Any] = {}
+    if loading.quantization is not None:
+        quantized["quantization_config"] = BitsAndBytesConfig(**loading.quantization)
+        quantized["device_map"] = {"": loading.device or torch.device("cpu")}
     return auto_class.from_pretrained(
-        folder, config=config, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
+        folder, config=config, use_safetensors=True, trust_remote_code=False, dtype=loading.dtype, **quantized
     )

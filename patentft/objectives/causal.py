@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from patentft.config import Config
-from patentft.models.backbone import load_backbone
+from patentft.models.adapters.task import Task
+from patentft.models.backbone import Loading, load_backbone
 from patentft.objectives import packed
-from patentft.objectives.encoded import Unit
+from patentft.objectives.encoded import SpecialTokens, Unit
 from patentft.objectives.packed import IGNORED, LanguageModel, Rows
 
-INPUT = "packed"
+INPUTS = ("packed",)
 METRIC = "log_likelihood"
 UNITS_PER_BATCH = None
 
@@ -31,27 +32,27 @@ class CausalConfig(Config):
     kind: Literal["causal"] = "causal"
 
 
-def build(folder: str, config: CausalConfig, dropout: float | None) -> nn.Module:
+def build(folder: str, config: CausalConfig, loading: Loading) -> nn.Module:
     """The decoder with its language-model head."""
     from transformers import AutoModelForCausalLM
 
-    return load_backbone(folder, AutoModelForCausalLM, dropout)
+    return load_backbone(folder, AutoModelForCausalLM, loading)
 
 
-def head_name(model: nn.Module) -> str | None:
-    return None
+def task(model: nn.Module, config: CausalConfig) -> Task:
+    return Task("causal_lm")
 
 
 def units(rows: Rows, config: CausalConfig, epoch: int, seed: int) -> list[Unit]:
     return packed.units(rows)
 
 
-def weight(rows: Rows, unit: Unit, config: CausalConfig) -> float:
-    (row,) = unit.rows
-    return float(rows.num_tokens[row] - rows.num_segments[row])
+def weight(batch: Mapping[str, torch.Tensor], config: CausalConfig) -> float:
+    """A token that is predicted counts 1."""
+    return packed.num_predicted(batch["labels"])
 
 
-def collate(rows: Rows, chosen: Sequence[Unit], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(rows: Rows, chosen: Sequence[Unit], tokens: SpecialTokens) -> dict[str, torch.Tensor]:
     """input_ids, segment_ids, position_ids (B, T); labels (B, T): the token that follows, IGNORED where none does."""
     ids, segments = packed.stack(rows, chosen)
     labels = np.full_like(ids, IGNORED)

@@ -21,12 +21,13 @@ from torch import nn
 from torch.nn import functional
 
 from patentft.config import Config
-from patentft.models.backbone import load_backbone
+from patentft.models.adapters.task import Task
+from patentft.models.backbone import Loading, load_backbone
 from patentft.models.pool import pool
-from patentft.objectives.encoded import Encoded, Unit, pad
+from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad
 from patentft.objectives.texts import PairTexts
 
-INPUT = "pairs"
+INPUTS = ("pairs",)
 METRIC = "mrr"
 UNITS_PER_BATCH = 1
 
@@ -46,19 +47,19 @@ class ContrastiveConfig(Config):
     """Whether the negatives of the pairs stage join their technique's row."""
 
 
-def build(folder: str, config: ContrastiveConfig, dropout: float | None) -> nn.Module:
+def build(folder: str, config: ContrastiveConfig, loading: Loading) -> nn.Module:
     """The encoder without a head. BERT's own pooler is not used, so not trained: DDP would wait for its gradient."""
     from transformers import AutoModel
 
-    model = load_backbone(folder, AutoModel, dropout)
+    model = load_backbone(folder, AutoModel, loading)
     for name, parameter in model.named_parameters():
         if "pooler." in name:
             parameter.requires_grad_(False)
     return model
 
 
-def head_name(model: nn.Module) -> str | None:
-    return None
+def task(model: nn.Module, config: ContrastiveConfig) -> Task:
+    return Task("encoder")
 
 
 def encode(texts: PairTexts, tokenizer: Any, config: ContrastiveConfig) -> tuple[Encoded, dict[str, int]]:
@@ -113,15 +114,15 @@ def units(encoded: Encoded, config: ContrastiveConfig, epoch: int, seed: int) ->
     return found
 
 
-def collate(encoded: Encoded, chosen: Sequence[Unit], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(encoded: Encoded, chosen: Sequence[Unit], tokens: SpecialTokens) -> dict[str, torch.Tensor]:
     """One block: section_ids, section_mask (S, T); patent_ids, patent_mask (P, T'); allowed (S, P) bool."""
     (unit,) = chosen
     labels = encoded["label"]
     matched = [row for row in unit.rows if labels[row] == 1]
     extra = [row for row in unit.rows if labels[row] == 0]
     columns = matched + extra
-    section = pad([encoded.row("section", row) for row in matched], pad_id)
-    patent = pad([encoded.row("patent", row) for row in columns], pad_id)
+    section = pad([encoded.row("section", row) for row in matched], tokens.pad)
+    patent = pad([encoded.row("patent", row) for row in columns], tokens.pad)
     techniques = encoded["technique"][matched]
     allowed = np.ones((len(matched), len(columns)), dtype=bool)
     for column, row in enumerate(columns):
@@ -195,9 +196,9 @@ def block_loss(
     return total, total.new_tensor(float(matches)), {"over_patents": float(over_patents.detach())}
 
 
-def weight(encoded: Encoded, unit: Unit, config: ContrastiveConfig) -> float:
+def weight(batch: Mapping[str, torch.Tensor], config: ContrastiveConfig) -> float:
     """A block counts by its matches."""
-    return float((encoded["label"][list(unit.rows)] == 1).sum())
+    return float(len(batch["section_ids"]))
 
 
 @torch.inference_mode()

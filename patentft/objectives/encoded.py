@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,27 @@ class Unit:
 
     rows: tuple[int, ...]
     tokens: int  # padded cost, for length bucketing and the micro-batch budget
+    draw: tuple[int, ...] = ()
+    """Seeds whatever is drawn for this unit (which tokens are masked): the same wherever the unit is learned from."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """What a batch needs to know of the tokenizer."""
+
+    pad: int = 0
+    mask: int | None = None
+    special: frozenset[int] = frozenset()
+    """Ids that are never masked or predicted as words: CLS, SEP, BOS, EOS, padding, mask."""
+    vocabulary_size: int = 0
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> SpecialTokens:
+        """Of a transformers tokenizer."""
+        pad = tokenizer.pad_token_id
+        return cls(
+            0 if pad is None else pad, tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids), len(tokenizer)
+        )
 
 
 def pad(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -143,6 +143,11 @@ def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor
     return total, count.float(), {}
 
 
+def num_predicted(labels: torch.Tensor) -> float:
+    """Tokens with a label."""
+    return float((labels != IGNORED).sum())
+
+
 def predicted(module: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, npt.NDArray]:
     """For `metrics`: the batch's summed loss, tokens predicted, and how many of them were the likeliest token."""
     logits = module(batch)

@@ -1,4 +1,4 @@
-"""PAIRS joined to their texts: what an objective encodes."""
+"""What an objective encodes: texts with what is known of them, as parallel sequences, one entry a row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PairTexts:
-    """Parallel lists, one entry a pair, in the order of the PAIRS table."""
+    """PAIRS joined to their texts, in the order of the table."""
 
     sections: Sequence[str]  # title and the chunk of the technique's text that matches the patent best
     patents: Sequence[str]
@@ -20,3 +20,44 @@ class PairTexts:
     cosine: Sequence[float]
     similar: frozenset[tuple[str, str]]
     """(technique, other): too alike for the one to be a negative of the other's patents. Both directions are listed."""
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """TEXTS with their LABELS."""
+
+    text_ids: Sequence[str]
+    texts: Sequence[str]
+    labels: Sequence[Sequence[int]]  # indices into names, rising; empty: none of them
+    weights: Sequence[float]
+    names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class CodedTexts:
+    """TEXTS with their CPC symbols."""
+
+    text_ids: Sequence[str]
+    texts: Sequence[str]
+    codes: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class QaTexts:
+    """QA."""
+
+    qa_ids: Sequence[str]
+    contexts: Sequence[str | None]
+    questions: Sequence[str]
+    answers: Sequence[str]
+
+
+@dataclass(frozen=True)
+class PreferenceTexts:
+    """PREFERENCES."""
+
+    preference_ids: Sequence[str]
+    contexts: Sequence[str | None]
+    questions: Sequence[str]
+    chosen: Sequence[str]
+    rejected: Sequence[str]

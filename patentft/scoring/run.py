@@ -46,7 +46,7 @@ class ScoreConfig(Config):
     techniques: StageRef
     """The embed stage of the techniques that the search used: it knows where each chunk begins and ends."""
     model: ModelRef
-    """A train stage (objective classify), or any sequence classifier with one logit."""
+    """A train stage (objective rank), or any sequence classifier with one logit."""
     text: list[Literal["title", "abstract", "claims", "first_claim"]] = ["title", "abstract"]
     max_tokens: int = 384
     patent_tokens: int = 224

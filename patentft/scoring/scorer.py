@@ -16,8 +16,8 @@ import torch
 
 from patentft.config import ConfigError
 from patentft.models.load import local_folder
-from patentft.objectives.classify import encode_pairs
 from patentft.objectives.encoded import pad
+from patentft.objectives.rank import encode_pairs
 
 
 @dataclass

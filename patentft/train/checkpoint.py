@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from patentft.models.adapt import load_trainable_state, trainable_state
+from patentft.models.adapters.state import load_trainable_state, trainable_state
 
 
 @dataclass

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from patentft.config import Config, runtime
-from patentft.models.adapt import FullConfig, LoraConfig
-from patentft.objectives.causal import CausalConfig
-from patentft.objectives.classify import ClassifyConfig
-from patentft.objectives.contrastive import ContrastiveConfig
-from patentft.objectives.table import OBJECTIVES
+from patentft.models.adapters.full import FullConfig
+from patentft.models.adapters.table import AdapterConfig
+from patentft.objectives.table import OBJECTIVES, ObjectiveConfig
 from patentft.stage import ModelRef, StageRef
 
 
@@ -30,8 +29,23 @@ class OptimizerConfig(Config):
     warmup_fraction: float = 0.1
 
 
-INPUTS = {"pairs": ("data", "roles", "pairs", "techniques"), "packed": ("packed", "packed_valid")}
-"""An objective's INPUT -> the keys that name it."""
+@dataclass(frozen=True)
+class Input:
+    """The keys of a TrainConfig that name one kind of data."""
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+INPUTS = {
+    "pairs": Input(("data", "roles", "pairs", "techniques"), ("text",)),
+    "packed": Input(("packed", "packed_valid")),
+    "labelled": Input(("texts", "text_roles", "labels"), ("gold",)),
+    "coded": Input(("texts", "text_roles")),
+    "qa": Input(("qa", "qa_valid")),
+    "preferences": Input(("preferences", "preferences_valid")),
+}
+"""What an objective may learn from -> the keys that name it."""
 
 
 class TrainConfig(Config):
@@ -50,12 +64,28 @@ class TrainConfig(Config):
     """For objectives on packed tokens (causal): a pack stage, made with this model's tokenizer, to learn from."""
     packed_valid: StageRef | None = None
     """For the same: a pack stage of texts that `packed` has none of; it chooses the checkpoint."""
+    texts: StageRef | None = None
+    """For objectives on single texts: a texts stage."""
+    text_roles: StageRef | None = None
+    """For the same: a divide stage of `texts`; its sides train and valid are used."""
+    labels: StageRef | None = None
+    """For classify: a labels stage of `texts`."""
+    gold: StageRef | None = None
+    """For classify: a labels stage whose labels replace those of `labels`, with the weight objective.gold_weight."""
+    qa: StageRef | None = None
+    """For instruct: a qa stage with questions and answers to learn from."""
+    qa_valid: StageRef | None = None
+    """For the same: a qa stage of questions that `qa` has none of."""
+    preferences: StageRef | None = None
+    """For dpo and reward: a qa stage with chosen and rejected answers to learn from."""
+    preferences_valid: StageRef | None = None
+    """For the same: a qa stage of questions that `preferences` has none of."""
     model: ModelRef
     """What the training starts from."""
     text: list[Literal["title", "abstract", "claims", "first_claim"]] = ["title", "abstract"]
-    """The patent's text."""
-    objective: Annotated[CausalConfig | ClassifyConfig | ContrastiveConfig, Field(discriminator="kind")]
-    adapter: Annotated[FullConfig | LoraConfig, Field(discriminator="kind")] = FullConfig()
+    """For objectives on pairs: the patent's text."""
+    objective: ObjectiveConfig
+    adapter: AdapterConfig = FullConfig()
     dropout: float | None = None
     """Every dropout rate of the model; unset: its own. On a CPU, dropout costs as much as the layers around it."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -80,14 +110,35 @@ class TrainConfig(Config):
     max_failures: int = runtime(3)
     """How many times a dead worker is replaced and the run goes on from its last checkpoint."""
 
+    @property
+    def input(self) -> str:
+        """The key of INPUTS that this run learns from."""
+        given = [kind for kind in OBJECTIVES[self.objective.kind].INPUTS if self._names(kind)]
+        assert len(given) == 1  # the config's own check
+        return given[0]
+
+    def _names(self, kind: str) -> list[str]:
+        """The keys of this kind of data that are set."""
+        return [key for key in INPUTS[kind].required if getattr(self, key) is not None]
+
     @model_validator(mode="after")
     def _inputs_of_the_objective(self) -> TrainConfig:
-        wanted = INPUTS[OBJECTIVES[self.objective.kind].INPUT]
-        missing = [name for name in wanted if getattr(self, name) is None]
-        others = [name for names in INPUTS.values() for name in names if name not in wanted and getattr(self, name)]
-        learns = f"objective {self.objective.kind} learns from {', '.join(wanted)}"
+        possible = OBJECTIVES[self.objective.kind].INPUTS
+        learns = f"objective {self.objective.kind} learns from " + " or from ".join(
+            ", ".join(INPUTS[kind].required) for kind in possible
+        )
+        given = [kind for kind in possible if self._names(kind)]
+        if len(given) > 1:
+            # kinds that share keys: the one that is given whole
+            given = [kind for kind in given if len(self._names(kind)) == len(INPUTS[kind].required)] or given
+        if len(given) != 1:
+            raise ValueError(f"{learns}; set {'one of them' if given else ', '.join(INPUTS[possible[0]].required)}")
+        wanted = INPUTS[given[0]]
+        missing = [key for key in wanted.required if getattr(self, key) is None]
         if missing:
             raise ValueError(f"{learns}; set {', '.join(missing)}")
+        every = {key for kind in INPUTS.values() for key in (*kind.required, *kind.optional)} - {"text"}
+        others = sorted(key for key in every - {*wanted.required, *wanted.optional} if getattr(self, key) is not None)
         if others:
             raise ValueError(f"{learns}, not from {', '.join(others)}; leave that out")
         return self

@@ -1,4 +1,4 @@
-"""PAIRS joined to the texts they name: one side of a split, ready for an objective to encode."""
+"""From the tables that a run names to one side of its data, as the texts that an objective encodes."""
 
 from __future__ import annotations
 
@@ -36,3 +36,7 @@ def pair_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str
         cosine=[row["cosine"] for row in rows],
         similar=frozenset(zip(similar["technique_id"].to_pylist(), similar["other_id"].to_pylist(), strict=True)),
     )
+
+
+LOADERS = {"pairs": pair_texts}
+"""A key of INPUTS -> what reads one side of it; packed rows are mapped, see `train.packed`."""

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from patentft.models import adapt
+from patentft.models.adapters.state import count_parameters, load_trainable_state, merged, trainable_state
 from patentft.models.export import blend, model_card, write_folder, write_sentence_transformers_files
 from patentft.models.load import local_folder
-from patentft.objectives.classify import PairScorer
 from patentft.objectives.contrastive import BiEncoder
+from patentft.objectives.rank import PairScorer
 from patentft.objectives.table import OBJECTIVES
 from patentft.store import StageFolder
 from patentft.train import worker
@@ -29,10 +29,10 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
 
     progress = Progress(**json.loads((checkpoint / "progress.json").read_text()))
     module = worker.build(config, str(local_folder(base)))
-    start = adapt.trainable_state(module)
+    start = trainable_state(module)
     kept = "best" if config.keep == "best" and (checkpoint / "best.safetensors").exists() else "state"
     trained = load_file(checkpoint / f"{kept}.safetensors")
-    adapt.load_trainable_state(module, trained if config.blend == 1.0 else blend(trained, start, config.blend))
+    load_trainable_state(module, trained if config.blend == 1.0 else blend(trained, start, config.blend))
     module.eval()
     tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
     out.mkdir()
@@ -45,7 +45,7 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
         "adapter": config.adapter.kind,
         "base model": config.model,
     }
-    facts |= {f"{name} parameters": f"{count:,}" for name, count in adapt.count_parameters(module).items()}
+    facts |= {f"{name} parameters": f"{count:,}" for name, count in count_parameters(module).items()}
     if isinstance(module, PairScorer):
         extra["cosine_weight"] = float(module.cosine_weight.detach())
         extra["cosine_center"] = module.cosine_center
@@ -56,7 +56,7 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
         facts["merge parity (largest |difference| of outputs)"] = f"{parity:.2e}"
         # the adapter is saved from a model of its own: merging has consumed this one
         fresh = worker.build(config, str(local_folder(base)))
-        adapt.load_trainable_state(fresh, adapt.trainable_state(module) if not has_adapter else trained)
+        load_trainable_state(fresh, trainable_state(module) if not has_adapter else trained)
         adapter_model = objective.backbone(fresh)
     else:
         adapter_model = None
@@ -79,7 +79,7 @@ def _merge_with_parity(adapter_model: nn.Module, tokenizer: Any) -> tuple[float,
             return torch.cat([model(**each)[0].flatten() for each in inputs])
 
     before = outputs(adapter_model)
-    plain = adapt.merged(adapter_model, adapter_model)
+    plain = merged(adapter_model, adapter_model)
     difference = float((before - outputs(plain)).abs().max())
     scale = float(before.abs().max())
     if difference > 1e-3 * max(1.0, scale):
@@ -88,7 +88,7 @@ def _merge_with_parity(adapter_model: nn.Module, tokenizer: Any) -> tuple[float,
 
 
 def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metrics: dict[str, Any]) -> str:
-    if config.objective.kind == "classify":
+    if config.objective.kind == "rank":
         intro = (
             "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are "
             "`logit + cosine_weight * (cosine - cosine_center)`, where "

@@ -24,12 +24,12 @@ from patentft.cluster import require
 from patentft.config import ConfigError, build
 from patentft.location import Location
 from patentft.models.load import local_folder
-from patentft.objectives.encoded import Encoded
+from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.table import OBJECTIVES
 from patentft.stage import Context, Stage
 from patentft.train import packed, worker
 from patentft.train.config import TrainConfig
-from patentft.train.data import pair_texts
+from patentft.train.data import LOADERS
 from patentft.train.export import export_model
 
 
@@ -84,12 +84,12 @@ def _encode(config: TrainConfig, context: Context, base: str) -> dict[str, Any]:
         return json.loads((context.folder.location / "encoded/counts.json").read_bytes())
     objective: Any = OBJECTIVES[config.objective.kind]
     counts: dict[str, Any] = {}
-    if objective.INPUT == "packed":
+    if config.input == "packed":
         counts = {side: _map_packed(name, side, context, base) for side, name in _packed_stages(config).items()}
     else:
         tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
         for side in ("train", "valid"):
-            texts = pair_texts(config, context.inputs, side)
+            texts = LOADERS[config.input](config, context.inputs, side)
             encoded, counts[side] = objective.encode(texts, tokenizer, config.objective)
             context.folder.write_file(f"encoded/{side}.safetensors", encoded.to_bytes())
     context.folder.write_file("encoded/counts.json", json.dumps(counts).encode())
@@ -164,7 +164,9 @@ def _worker_main(given: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     from transformers import AutoTokenizer
 
-    pad_id = AutoTokenizer.from_pretrained(local_folder(given["model"]), trust_remote_code=False).pad_token_id or 0
+    tokenizer = AutoTokenizer.from_pretrained(local_folder(given["model"]), trust_remote_code=False)
+    tokens = SpecialTokens.of(tokenizer)
+
     def report(metrics: dict[str, Any], folder: Path | None) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
         ray.train.report(metrics, checkpoint=checkpoint)
@@ -175,18 +177,18 @@ def _worker_main(given: dict[str, Any]) -> None:
             sys.stderr.flush()
 
     with tempfile.TemporaryDirectory() as scratch:
-        data = _data(config, stage, Path(scratch), pad_id)
+        data = _data(config, stage, Path(scratch), tokens)
         latest = ray.train.get_checkpoint()
         restored = Path(latest.to_directory(scratch)) if latest else None
         hooks = worker.Hooks(place.get_world_rank(), place.get_world_size(), device, report, restored, say)
         worker.train(config, given["model"], data, hooks)
 
 
-def _data(config: TrainConfig, stage: Location, scratch: Path, pad_id: int) -> worker.Data:
-    if OBJECTIVES[config.objective.kind].INPUT == "packed":
-        return worker.Data(*(packed.MappedRows(stage, side, scratch) for side in ("train", "valid")), pad_id=pad_id)
+def _data(config: TrainConfig, stage: Location, scratch: Path, tokens: SpecialTokens) -> worker.Data:
+    if config.input == "packed":
+        return worker.Data(*(packed.MappedRows(stage, side, scratch) for side in ("train", "valid")), tokens=tokens)
     files = [stage / f"encoded/{side}.safetensors" for side in ("train", "valid")]
-    return worker.Data(*(Encoded.from_bytes(file.read_bytes()) for file in files), pad_id=pad_id)
+    return worker.Data(*(Encoded.from_bytes(file.read_bytes()) for file in files), tokens=tokens)
 
 
 TRAIN = Stage("train", TrainConfig, run)

@@ -5,9 +5,9 @@
       -> clip -> AdamW at the scheduled rate
       -> sometimes: score the valid side, keep the best weights, report a checkpoint
 
-The total weight of a step is known from the plan, so the gradient is that of the mean over the whole step whatever the
-packing, padding, world size or accumulation. The random state of step s on rank r is seeded by (seed, s, r): a run that
-resumes at step s goes on exactly as if it had not stopped.
+A rank draws all its micro-batches of a step first; their weights are summed over ranks, so the gradient is that of the
+mean over the whole step whatever the packing, padding, world size or accumulation. The random state of step s on rank r
+is seeded by (seed, s, r): a run that resumes at step s goes on exactly as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from patentft.models import adapt
-from patentft.objectives.encoded import Encoded, Unit
+from patentft.models.adapters.state import trainable_state
+from patentft.models.adapters.table import adapt
+from patentft.models.backbone import Loading
+from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
 from patentft.objectives.packed import Rows
 from patentft.objectives.table import OBJECTIVES
 from patentft.train import checkpoint, plan
@@ -50,20 +52,20 @@ class Hooks:
 
 @dataclass(frozen=True)
 class Data:
-    """Both sides, in the form that the objective's INPUT has: Encoded for pairs, Rows for packed tokens."""
+    """Both sides: Rows for packed tokens, else what the objective's `encode` made."""
 
     train: Encoded | Rows
     valid: Encoded | Rows
-    pad_id: int
+    tokens: SpecialTokens
 
 
 def build(config: TrainConfig, model_folder: str) -> nn.Module:
     """The objective's module around the adapted backbone, in fp32. The same on every rank: seeded by the config."""
     torch.manual_seed(config.seed)
-    objective = OBJECTIVES[config.objective.kind]
-    backbone = objective.build(model_folder, config.objective, config.dropout)
-    head = objective.head_name(backbone)
-    return objective.wrap(adapt.adapt(backbone, config.adapter, [head] if head else []), config.objective)
+    objective: Any = OBJECTIVES[config.objective.kind]
+    backbone = objective.build(model_folder, config.objective, Loading(config.dropout))
+    adapted = adapt(backbone, config.adapter, objective.task(backbone, config.objective))
+    return objective.wrap(adapted, config.objective)
 
 
 def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> None:
@@ -110,7 +112,7 @@ def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> N
                 progress.history.append({"step": step, "train_loss": mean_loss, "gradient_norm": norm, **metrics})
                 if progress.best_metric is None or metrics[objective.METRIC] > progress.best_metric:
                     progress.best_metric, progress.best_step = metrics[objective.METRIC], step
-                    best = adapt.trainable_state(module) if config.keep == "best" and hooks.rank == 0 else None
+                    best = trainable_state(module) if config.keep == "best" and hooks.rank == 0 else None
                 hooks.say(f"step {step} of {num_steps}: loss {mean_loss:.4f}, " + _shown(metrics))
             elif hooks.rank == 0 and time.monotonic() - told > 15:
                 told = time.monotonic()
@@ -149,29 +151,40 @@ def _optimizer_step(
     hooks: Hooks,
 ) -> float:
     """Accumulate the gradient of the step's mean loss over all ranks; returns this rank's share of that mean."""
-    total = sum(objective.weight(data.train, units[index], config.objective) for index in chosen)
     mine = plan.deal(chosen, hooks.rank, hooks.world_size)
     # DDP needs a backward pass on every rank: a rank without units runs one with weight zero
     share = 0.0 if not mine else 1.0
-    batches = plan.micro_batches(
-        mine or chosen[:1], [unit.tokens for unit in units], config.micro_batch_tokens, objective.UNITS_PER_BATCH
-    )
+    batches = [
+        objective.collate(data.train, [units[index] for index in batch], data.tokens)
+        for batch in plan.micro_batches(
+            mine or chosen[:1], [unit.tokens for unit in units], config.micro_batch_tokens, objective.UNITS_PER_BATCH
+        )
+    ]
+    total = _over_ranks(share * sum(objective.weight(batch, config.objective) for batch in batches), hooks)
     summed = 0.0
     for number, batch in enumerate(batches):
-        tensors = objective.collate(data.train, [units[index] for index in batch], data.pad_id)
-        tensors = {name: tensor.to(hooks.device) for name, tensor in tensors.items()}
+        tensors = {name: tensor.to(hooks.device) for name, tensor in batch.items()}
         last = number == len(batches) - 1
         silent = nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
         with silent:
             loss, _, _ = objective.loss(wrapped, tensors, config.objective)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {loss.item()} in units {batch}: lower optimizer.lr (now {config.optimizer.lr}) "
-                    f"or look at these rows"
+                    f"the loss is {loss.item()} in micro-batch {number} of rank {hooks.rank}: lower optimizer.lr (now "
+                    f"{config.optimizer.lr}) or look at these rows"
                 )
             (loss * (share * hooks.world_size / total)).backward()
         summed += share * float(loss.detach())
     return summed * hooks.world_size / total
+
+
+def _over_ranks(value: float, hooks: Hooks) -> float:
+    """The sum over all ranks, in float64."""
+    if hooks.world_size == 1:
+        return value
+    summed = torch.tensor([value], dtype=torch.float64, device=hooks.device)
+    dist.all_reduce(summed)
+    return float(summed)
 
 
 def evaluate(config: TrainConfig, objective: Any, module: nn.Module, data: Data, hooks: Hooks) -> dict[str, float]:
@@ -187,7 +200,7 @@ def evaluate(config: TrainConfig, objective: Any, module: nn.Module, data: Data,
         budget,
         objective.UNITS_PER_BATCH,
     ):
-        tensors = objective.collate(data.valid, [units[index] for index in batch], data.pad_id)
+        tensors = objective.collate(data.valid, [units[index] for index in batch], data.tokens)
         tensors = {name: tensor.to(hooks.device) for name, tensor in tensors.items()}
         parts.append(objective.predict(module, tensors, config.objective))
     if hooks.world_size > 1:

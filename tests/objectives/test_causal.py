@@ -18,6 +18,7 @@ from patentft.corpus.texts.pack import packed_table
 from patentft.location import Location
 from patentft.objectives import causal
 from patentft.objectives.causal import CausalConfig
+from patentft.objectives.encoded import SpecialTokens
 from patentft.objectives.packed import IGNORED, ArrayRows, attention_mask, positions
 from patentft.store import open_stage
 from patentft.train import packed, worker
@@ -48,7 +49,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def batch_of(rows: ArrayRows) -> dict[str, torch.Tensor]:
-    return causal.collate(rows, causal.units(rows, CONFIG, 0, 0), 0)
+    return causal.collate(rows, causal.units(rows, CONFIG, 0, 0), SpecialTokens())
 
 
 def test_logits_of_a_packed_text_are_those_of_the_text_alone(tiny: str) -> None:
@@ -69,7 +70,7 @@ def test_loss_and_gradient_are_those_of_padded_texts(tiny: str) -> None:
         module = worker.build(settings(), tiny)
         total, count, _ = causal.loss(module, batch_of(rows), CONFIG)
         (total / count).backward()
-        assert float(count) == sum(causal.weight(rows, unit, CONFIG) for unit in causal.units(rows, CONFIG, 0, 0))
+        assert float(count) == causal.weight(batch_of(rows), CONFIG)
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         found.append((float(count), float(total.detach()), gradients))
     assert found[0][0] == found[1][0] == sum(len(text) - 1 for text in TEXTS)
@@ -146,7 +147,7 @@ def run(folder: str, tiny: str, config: TrainConfig, rank: int = 0, world: int =
             shutil.copytree(checkpoint, Path(folder) / f"{metrics['step']:04d}")
 
     hooks = worker.Hooks(rank, world, torch.device("cpu"), report, Path(latest) if latest else None, lambda line: None)
-    worker.train(config, tiny, worker.Data(together(), alone(), 0), hooks)
+    worker.train(config, tiny, worker.Data(together(), alone(), SpecialTokens()), hooks)
 
 
 def run_in_group(rank: int, folder: str, tiny: str, config: TrainConfig, world: int) -> None:
@@ -195,4 +196,4 @@ def test_what_an_objective_learns_from_must_be_given() -> None:
     with pytest.raises(ConfigError, match=r"not from pairs; leave that out"):
         settings(pairs="p")
     with pytest.raises(ConfigError, match=r"learns from data, roles, pairs, techniques; set data, roles"):
-        settings(objective={"kind": "classify"}, packed=None, packed_valid=None)
+        settings(objective={"kind": "rank"}, packed=None, packed_valid=None)

@@ -6,6 +6,7 @@ import torch
 
 from patentft.objectives import contrastive
 from patentft.objectives.contrastive import ContrastiveConfig, block_loss
+from patentft.objectives.encoded import SpecialTokens
 from patentft.objectives.texts import PairTexts
 from tests.tiny import save_tiny_bert
 
@@ -62,7 +63,7 @@ def test_false_negatives_are_masked(tokenizer):
     texts = _texts()
     encoded, _ = contrastive.encode(texts, tokenizer, config)
     (unit,) = contrastive.units(encoded, config, 0, 0)
-    batch = contrastive.collate(encoded, [unit], 0)
+    batch = contrastive.collate(encoded, [unit], SpecialTokens())
     allowed = batch["allowed"].numpy()
     matched = [row for row in unit.rows if texts.label[row]]
     columns = matched + [row for row in unit.rows if not texts.label[row]]
@@ -84,4 +85,5 @@ def test_blocks_hold_every_match_once_and_change_with_the_epoch(tokenizer):
     assert sorted(row for unit in first for row in unit.rows) == [0, 2, 4, 5, 6]
     others = {tuple(unit.rows for unit in contrastive.units(encoded, config, epoch, 0)) for epoch in range(6)}
     assert len(others) > 1
-    assert [contrastive.weight(encoded, unit, config) for unit in first] == [3.0, 2.0]
+    batches = [contrastive.collate(encoded, [unit], SpecialTokens()) for unit in first]
+    assert [contrastive.weight(batch, config) for batch in batches] == [3.0, 2.0]

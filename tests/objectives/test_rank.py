@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from patentft.objectives import classify
-from patentft.objectives.classify import ClassifyConfig, PairScorer, group_loss
+from patentft.models.backbone import Loading
+from patentft.objectives import rank
+from patentft.objectives.encoded import SpecialTokens
+from patentft.objectives.rank import PairScorer, RankConfig, group_loss
 from patentft.objectives.texts import PairTexts
 from tests.tiny import save_tiny_bert
 
@@ -37,7 +39,7 @@ def slow_loss(logits, label, group, config):
 
 def test_loss_equals_the_slow_reference():
     rng = np.random.default_rng(0)
-    config = ClassifyConfig(listwise=0.7, pairwise=1.3)
+    config = RankConfig(listwise=0.7, pairwise=1.3)
     group = [0, 0, 0, 1, 1, 2, 2, 2, 2]
     label = [1, 0, 0, 1, 0, 1, 0, 1, 0]
     logits = rng.normal(size=9) * 3
@@ -53,7 +55,7 @@ def test_loss_equals_the_slow_reference():
 
 
 def test_loss_does_not_depend_on_how_groups_are_packed():
-    config = ClassifyConfig()
+    config = RankConfig()
     logits, label = torch.randn(8, generator=torch.Generator().manual_seed(1)), torch.tensor([1.0, 0, 0, 0, 1, 0, 0, 0])
     ones = torch.ones(8)
     whole, _, _ = group_loss(logits, label, torch.tensor([0] * 4 + [1] * 4), ones, config)
@@ -65,45 +67,45 @@ def test_loss_does_not_depend_on_how_groups_are_packed():
 
 
 def test_the_first_ranking_is_the_cosines(tiny, tokenizer):
-    config = ClassifyConfig(cosine_weight=20.0, cosine_center=0.2)
-    module = PairScorer(classify.build(tiny, config, None), config).eval()
+    config = RankConfig(cosine_weight=20.0, cosine_center=0.2)
+    module = PairScorer(rank.build(tiny, config, Loading()), config).eval()
     texts = _texts(["catalyst bed"] * 3, ["a filter", "a catalyst", "a pump"], cosine=[0.1, 0.5, 0.3])
-    encoded, _ = classify.encode(texts, tokenizer, config)
-    batch = classify.collate(encoded, classify.units(encoded, config, 0, 0), tokenizer.pad_token_id)
+    encoded, _ = rank.encode(texts, tokenizer, config)
+    batch = rank.collate(encoded, rank.units(encoded, config, 0, 0), SpecialTokens.of(tokenizer))
     assert module(batch).tolist() == pytest.approx([-2.0, 6.0, 2.0])
 
 
 def test_the_patent_is_kept_whole_and_the_section_is_cut(tokenizer):
-    config = ClassifyConfig(max_tokens=40, patent_tokens=20)
+    config = RankConfig(max_tokens=40, patent_tokens=20)
     section, patent = "gas " * 100, "dust water"
-    encoded, counts = classify.encode(_texts([section], [patent]), tokenizer, config)
+    encoded, counts = rank.encode(_texts([section], [patent]), tokenizer, config)
     ids = encoded.row("input_ids", 0).tolist()
     assert len(ids) == 40
     assert tokenizer.decode(ids).endswith("dust water [SEP]")
     assert counts == {"pairs": 1, "patents_cut": 0, "sections_cut": 1}
     long = "dust " * 50
-    encoded, counts = classify.encode(_texts(["gas"], [long]), tokenizer, config)
+    encoded, counts = rank.encode(_texts(["gas"], [long]), tokenizer, config)
     types = encoded.row("token_type_ids", 0)
     assert int(types.sum()) == 20 + 1  # the patent's tokens and the last [SEP]
     assert counts["patents_cut"] == 1
 
 
 def test_padding_does_not_move_a_logit(tiny, tokenizer):
-    config = ClassifyConfig()
-    module = PairScorer(classify.build(tiny, config, 0.0), config).eval()
-    torch.nn.init.normal_(classify.head(module.classifier).weight)
+    config = RankConfig()
+    module = PairScorer(rank.build(tiny, config, Loading(0.0)), config).eval()
+    torch.nn.init.normal_(rank.head(module.classifier).weight)
     texts = _texts(
         ["catalyst bed", "a long section about dust " * 8], ["a filter", "water pump"], group=[0, 1], label=[1, 1]
     )
-    encoded, _ = classify.encode(texts, tokenizer, config)
-    units = classify.units(encoded, config, 0, 0)
-    together = module(classify.collate(encoded, units, 0))
-    alone = torch.cat([module(classify.collate(encoded, [unit], 0)) for unit in units])
+    encoded, _ = rank.encode(texts, tokenizer, config)
+    units = rank.units(encoded, config, 0, 0)
+    together = module(rank.collate(encoded, units, SpecialTokens()))
+    alone = torch.cat([module(rank.collate(encoded, [unit], SpecialTokens())) for unit in units])
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_metrics_do_not_depend_on_batches():
-    config = ClassifyConfig()
+    config = RankConfig()
     rng = np.random.default_rng(3)
     logits, label = rng.normal(size=12).astype(np.float32), np.tile([1.0, 0, 0], 4).astype(np.float32)
 
@@ -118,8 +120,8 @@ def test_metrics_do_not_depend_on_batches():
         }
 
     whole, split = (
-        classify.metrics([part([0, 1, 2, 3])], config),
-        classify.metrics([part([0]), part([1, 2, 3])], config),
+        rank.metrics([part([0, 1, 2, 3])], config),
+        rank.metrics([part([0]), part([1, 2, 3])], config),
     )
     assert whole == pytest.approx(split)
 

@@ -1,4 +1,4 @@
-"""Cross-encoder classification of (technique, patent) pairs: log-odds = head(section, patent) + a * (cosine - c).
+"""Cross-encoder ranking of (technique, patent) pairs: log-odds = head(section, patent) + a * (cosine - c).
 
 The way of a pair: [CLS] title. best-matching chunk of the section [SEP] patent [SEP] -> encoder -> one logit, to which
 `cosine_weight` times the prefilter's cosine, less a constant, is added. The head starts at zero: before the first step
@@ -22,19 +22,20 @@ from torch.nn import functional
 
 from patentft import stats
 from patentft.config import Config
-from patentft.models.backbone import load_backbone
-from patentft.objectives.encoded import Encoded, Unit, pad
+from patentft.models.adapters.task import Task
+from patentft.models.backbone import Loading, load_backbone
+from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad
 from patentft.objectives.texts import PairTexts
 
-INPUT = "pairs"
+INPUTS = ("pairs",)
 METRIC = "within_technique_auc"
 UNITS_PER_BATCH = None
 
 
-class ClassifyConfig(Config):
+class RankConfig(Config):
     """What a pair looks like and how its loss is made."""
 
-    kind: Literal["classify"] = "classify"
+    kind: Literal["rank"] = "rank"
     max_tokens: int = 384
     """Of the whole pair. The patent is kept whole up to `patent_tokens`; the section is cut to what is left."""
     patent_tokens: int = 224
@@ -50,11 +51,11 @@ class ClassifyConfig(Config):
     """Learning rate of that weight; 0 keeps it at its start."""
 
 
-def build(folder: str, config: ClassifyConfig, dropout: float | None) -> nn.Module:
+def build(folder: str, config: RankConfig, loading: Loading) -> nn.Module:
     """The encoder with a head of one logit that starts at zero: the first ranking is the cosine's."""
     from transformers import AutoModelForSequenceClassification
 
-    model = load_backbone(folder, AutoModelForSequenceClassification, dropout, num_labels=1)
+    model = load_backbone(folder, AutoModelForSequenceClassification, loading, num_labels=1)
     for parameter in head(model).parameters():
         nn.init.zeros_(parameter)
     return model
@@ -72,7 +73,11 @@ def head_name(model: nn.Module) -> str:
     return "classifier" if hasattr(model, "classifier") else "score"
 
 
-def encode(texts: PairTexts, tokenizer: Any, config: ClassifyConfig) -> tuple[Encoded, dict[str, int]]:
+def task(model: nn.Module, config: RankConfig) -> Task:
+    return Task("classifier", (head_name(model),))
+
+
+def encode(texts: PairTexts, tokenizer: Any, config: RankConfig) -> tuple[Encoded, dict[str, int]]:
     """Token ids and segment ids of every pair. Counts: pairs, and how many patents and sections were cut."""
     encoded, counts = encode_pairs(texts.sections, texts.patents, tokenizer, config.max_tokens, config.patent_tokens)
     encoded.arrays["cosine"] = np.asarray(texts.cosine, dtype=np.float32)
@@ -126,7 +131,7 @@ def encode_pairs(
     return encoded, {"pairs": len(patents), "patents_cut": cut_patents, "sections_cut": cut_sections}
 
 
-def units(encoded: Encoded, config: ClassifyConfig, epoch: int, seed: int) -> list[Unit]:
+def units(encoded: Encoded, config: RankConfig, epoch: int, seed: int) -> list[Unit]:
     """A unit is a group. The same in every epoch; the plan shuffles."""
     lengths = encoded.lengths("input_ids")
     by_group: dict[int, list[int]] = {}
@@ -135,10 +140,10 @@ def units(encoded: Encoded, config: ClassifyConfig, epoch: int, seed: int) -> li
     return [Unit(tuple(rows), int(lengths[rows].max()) * len(rows)) for rows in by_group.values()]
 
 
-def collate(encoded: Encoded, chosen: Sequence[Unit], pad_id: int) -> dict[str, torch.Tensor]:
+def collate(encoded: Encoded, chosen: Sequence[Unit], tokens: SpecialTokens) -> dict[str, torch.Tensor]:
     """input_ids, attention_mask (B, T) int64; label, cosine, weight (B,) float32; group (B,) int64, 0-based."""
     rows = [row for unit in chosen for row in unit.rows]
-    batch = pad([encoded.row("input_ids", row) for row in rows], pad_id)
+    batch = pad([encoded.row("input_ids", row) for row in rows], tokens.pad)
     if "token_type_ids" in encoded.arrays:
         batch["token_type_ids"] = pad([encoded.row("token_type_ids", row) for row in rows], 0)["input_ids"]
     for name in ("label", "cosine", "weight"):
@@ -150,7 +155,7 @@ def collate(encoded: Encoded, chosen: Sequence[Unit], pad_id: int) -> dict[str, 
 class PairScorer(nn.Module):
     """A sequence classifier with one logit, plus a * cosine."""
 
-    def __init__(self, classifier: nn.Module, config: ClassifyConfig) -> None:
+    def __init__(self, classifier: nn.Module, config: RankConfig) -> None:
         super().__init__()
         self.classifier = classifier
         learned = config.cosine_lr > 0
@@ -166,7 +171,7 @@ class PairScorer(nn.Module):
         return self.cross_logits(batch) + self.cosine_weight * (batch["cosine"] - self.cosine_center)
 
 
-def wrap(backbone: nn.Module, config: ClassifyConfig) -> nn.Module:
+def wrap(backbone: nn.Module, config: RankConfig) -> nn.Module:
     return PairScorer(backbone, config)
 
 
@@ -176,7 +181,7 @@ def backbone(module: nn.Module) -> nn.Module:
     return module.classifier
 
 
-def parameter_groups(module: nn.Module, lr: float, weight_decay: float, config: ClassifyConfig) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, lr: float, weight_decay: float, config: RankConfig) -> list[dict[str, Any]]:
     """The cosine's weight has a rate of its own: it is one number of size ~20, the others are many of size ~.05."""
     own = [parameter for name, parameter in module.named_parameters() if name.endswith("cosine_weight")]
     rest = [p for name, p in module.named_parameters() if not name.endswith("cosine_weight") and p.requires_grad]
@@ -187,14 +192,14 @@ def parameter_groups(module: nn.Module, lr: float, weight_decay: float, config: 
 
 
 def loss(
-    module: nn.Module, batch: Mapping[str, torch.Tensor], config: ClassifyConfig
+    module: nn.Module, batch: Mapping[str, torch.Tensor], config: RankConfig
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
     """(sum over groups, number of groups, logs)."""
     return group_loss(module(batch), batch["label"], batch["group"], batch["weight"], config)
 
 
 def group_loss(
-    logits: torch.Tensor, label: torch.Tensor, group: torch.Tensor, weight: torch.Tensor, config: ClassifyConfig
+    logits: torch.Tensor, label: torch.Tensor, group: torch.Tensor, weight: torch.Tensor, config: RankConfig
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
     """Listwise and pairwise loss. logits, label, weight (B,) float32; group (B,) int64 from 0."""
     num_groups = int(group.max()) + 1
@@ -211,13 +216,13 @@ def group_loss(
     return total, logits.new_tensor(float(num_groups)), logs
 
 
-def weight(encoded: Encoded, unit: Unit, config: ClassifyConfig) -> float:
+def weight(batch: Mapping[str, torch.Tensor], config: RankConfig) -> float:
     """A group counts 1, whatever its size."""
-    return 1.0
+    return float(batch["group"].max()) + 1.0
 
 
 @torch.inference_mode()
-def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: ClassifyConfig) -> dict[str, npt.NDArray]:
+def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: RankConfig) -> dict[str, npt.NDArray]:
     """For `metrics`: logit, label, group of each pair, and the batch's loss."""
     logits = module(batch)
     total, count, _ = group_loss(logits, batch["label"], batch["group"], batch["weight"], config)
@@ -230,7 +235,7 @@ def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: Classi
     }
 
 
-def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: ClassifyConfig) -> dict[str, float]:
+def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: RankConfig) -> dict[str, float]:
     """On the valid side: mean AUC of a match against its group's negatives, the AUC over all pairs, the loss."""
     starts = np.concatenate([[0], np.cumsum([part["weight"][0] for part in parts])[:-1]]).astype(np.int64)
     groups = np.concatenate([part["group"] + start for part, start in zip(parts, starts, strict=True)])
