@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.group import Group
 
 # Before anything imports torch or transformers, and inherited by Ray's workers and the tests' own child processes.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -29,6 +33,28 @@ def ray_cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def _groups(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Group]]:
+    from tests.group import Group
+
+    made: list[Group] = []
+
+    def living() -> Group:
+        if not made or not made[-1].alive:  # a failed test's group is of no more use
+            made.append(Group(tmp_path_factory.mktemp("group")))
+        return made[-1]
+
+    yield living
+    for group in made:
+        group.close()
+
+
+@pytest.fixture
+def group(_groups: Callable[[], Group]) -> Group:
+    """Two gloo processes, started once for all tests."""
+    return _groups()
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,18 @@
-"""Resume checkpoints as safetensors and JSON: nothing in them can run code.
+"""Resume checkpoints: a folder that every rank adds its files to.
 
-state.safetensors       the trainable parameters
-best.safetensors        those of the best evaluation so far (with keep: best)
-optimizer.safetensors   AdamW's two moments and step count, by parameter number
-progress.json           the next step, the best metric, the history
+progress.json           the next step, the best metric, the history, the world size that wrote it    rank 0
+best.safetensors        the trainable parameters of the best evaluation so far (with keep: best)      rank 0
+trained.safetensors     those of the last step, whole; in the run's last checkpoint                   rank 0
+checksums-00000.json    SHA-256 of every file that the rank wrote                                      every rank
+and what the strategy writes: safetensors and JSON, but for DeepSpeed, whose files are pickles.
+
+A checkpoint is read from the run's own storage only (no key of a config names one), and nothing in it is opened before
+every checksum was found right: a damaged or foreign pickle is not loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,9 +20,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from patentft.models.adapters.state import load_trainable_state, trainable_state
+from patentft.config import ConfigError
+from patentft.train.place import Place
+from patentft.train.strategies.table import Strategy
 
 
 @dataclass
@@ -28,40 +34,72 @@ class Progress:
     best_metric: float | None = None
     best_step: int | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    world_size: int = 1
+    """Of the workers that wrote it."""
+
+
+def read_progress(folder: Path) -> Progress:
+    return Progress(**json.loads((folder / "progress.json").read_text()))
 
 
 def save(
     folder: Path,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    strategy: Strategy,
     progress: Progress,
     best: dict[str, torch.Tensor] | None,
+    place: Place,
+    *,
+    final: bool,
 ) -> None:
-    """Write a checkpoint into an empty `folder`; the caller commits the folder as a whole."""
-    save_file(trainable_state(module), folder / "state.safetensors")
-    if best is not None:
-        save_file(best, folder / "best.safetensors")
-    moments = {
-        f"{index}.{name}": value.detach().cpu().contiguous().reshape(value.shape)
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-        if isinstance(value, torch.Tensor)
-    }
-    save_file(moments, folder / "optimizer.safetensors")
-    (folder / "progress.json").write_text(json.dumps(asdict(progress)))
+    """Write this rank's files into an empty `folder`. All ranks call it; the caller commits the folders as one."""
+    strategy.save(folder)
+    trained = strategy.trained() if final else None
+    if place.rank == 0:
+        if best is not None:
+            save_file(best, folder / "best.safetensors")
+        if trained is not None:
+            save_file(trained, folder / "trained.safetensors")
+        progress.world_size = place.world_size
+        (folder / "progress.json").write_text(json.dumps(asdict(progress)))
+    sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
+    (folder / f"checksums-{place.rank:05d}.json").write_text(json.dumps(sums))
 
 
-def load(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, torch.Tensor] | None]:
-    """Put a checkpoint back into `module` and `optimizer`; returns the progress and the best parameters so far."""
-    load_trainable_state(module, load_file(folder / "state.safetensors"))
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    whole = optimizer.state_dict()
-    optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
-    progress = Progress(**json.loads((folder / "progress.json").read_text()))
+def load(folder: Path, strategy: Strategy, place: Place) -> tuple[Progress, dict[str, torch.Tensor] | None]:
+    """Put a checkpoint back into the strategy; returns the progress and the best parameters so far (on rank 0).
+
+    Raises ConfigError for one that is damaged, or that another world size wrote and this strategy cannot divide anew.
+    """
+    verify(folder)
+    progress = read_progress(folder)
+    if progress.world_size != place.world_size and not strategy.any_world_size:
+        raise ConfigError(
+            f"the checkpoint was written by {progress.world_size} workers and DeepSpeed cannot divide it among "
+            f"{place.world_size}: set workers: {progress.world_size}, or begin anew with --redo"
+        )
+    strategy.load(folder)
     best_file = folder / "best.safetensors"
-    return progress, load_file(best_file) if best_file.exists() else None
+    return progress, load_file(best_file) if best_file.exists() and place.rank == 0 else None
+
+
+def verify(folder: Path) -> None:
+    """Raises ConfigError unless every file is listed by its writer, and is as it was written."""
+    listed: dict[str, str] = {}
+    for path in folder.glob("checksums-*.json"):
+        listed |= json.loads(path.read_text())
+    there = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(("checksums-", "."))
+    }
+    odd = sorted(there ^ listed.keys()) or [name for name, sha in listed.items() if _sha256(folder / name) != sha]
+    if odd or not listed:
+        raise ConfigError(
+            f"checkpoint {folder} is damaged: {odd[0] if odd else 'its checksums are missing'}; nothing of it was "
+            f"loaded. Delete this folder to go on from the checkpoint before it, or begin anew with --redo"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

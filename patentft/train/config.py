@@ -12,21 +12,10 @@ from patentft.models.adapters.full import FullConfig
 from patentft.models.adapters.table import AdapterConfig
 from patentft.objectives.table import OBJECTIVES, ObjectiveConfig
 from patentft.stage import ModelRef, StageRef
-
-
-class OptimizerConfig(Config):
-    """AdamW, with a warm-up and a decay."""
-
-    lr: float = 2e-5
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    clip_norm: float = 1.0
-    """Largest norm of the whole gradient."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rate goes down after the warm-up, to zero at the last step."""
-    warmup_fraction: float = 0.1
+from patentft.train.optimizer import OptimizerConfig
+from patentft.train.strategies.ddp import DdpConfig
+from patentft.train.strategies.table import StrategyConfig
+from patentft.train.tracking import Service
 
 
 @dataclass(frozen=True)
@@ -86,6 +75,10 @@ class TrainConfig(Config):
     """For objectives on pairs: the patent's text."""
     objective: ObjectiveConfig
     adapter: AdapterConfig = FullConfig()
+    strategy: StrategyConfig = DdpConfig()
+    """How the workers share the model."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16, frozen weights held in it; trained weights, moments and the loss in fp32."""
     dropout: float | None = None
     """Every dropout rate of the model; unset: its own. On a CPU, dropout costs as much as the layers around it."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -100,6 +93,13 @@ class TrainConfig(Config):
     evaluations_per_epoch: int = Field(default=1, ge=1)
     """How often the valid side is scored (and, with keep: best, the weights compared)."""
     seed: int = 0
+    activation_checkpointing: bool = runtime(False)
+    """Compute each block's activations again in the backward pass instead of keeping them: a third more time, and only
+    what lies between blocks is kept."""
+    track: list[Service] = runtime(["tensorboard"])
+    """Where steps are shown besides steps.jsonl: tensorboard (<stage>/tensorboard), mlflow, wandb."""
+    checkpoints_kept: int = runtime(2, ge=1)
+    """The last so many; the best weights so far are in each of them."""
     checkpoint_seconds: float = runtime(60.0)
     """A resume checkpoint is written at the first step after this many seconds, and at every evaluation."""
     workers: int = runtime(1, ge=1)

@@ -17,20 +17,19 @@ from patentft.objectives.rank import PairScorer
 from patentft.objectives.table import OBJECTIVES
 from patentft.store import StageFolder
 from patentft.train import worker
-from patentft.train.checkpoint import Progress
+from patentft.train.checkpoint import Progress, read_progress, verify
 from patentft.train.config import TrainConfig
 
 
 def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, stage: StageFolder) -> Progress:
     """Write the export into the empty folder `out`; returns the run's progress."""
-    import json
-
     from transformers import AutoTokenizer
 
-    progress = Progress(**json.loads((checkpoint / "progress.json").read_text()))
+    verify(checkpoint)
+    progress = read_progress(checkpoint)
     module = worker.build(config, str(local_folder(base)))
     start = trainable_state(module)
-    kept = "best" if config.keep == "best" and (checkpoint / "best.safetensors").exists() else "state"
+    kept = "best" if config.keep == "best" and (checkpoint / "best.safetensors").exists() else "trained"
     trained = load_file(checkpoint / f"{kept}.safetensors")
     load_trainable_state(module, trained if config.blend == 1.0 else blend(trained, start, config.blend))
     module.eval()

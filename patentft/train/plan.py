@@ -10,9 +10,11 @@ resumed run continues at a step number: there is no state to save.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
 WINDOW_STEPS = 32
 """Sorting within this many steps' worth of units: batches are even in length, and still mixed."""
 
@@ -29,7 +31,7 @@ def steps_of_epoch(lengths: Sequence[int], units_per_step: int, seed: int, epoch
     return [steps[index] for index in rng.permutation(len(steps))]
 
 
-def deal(step: Sequence[int], rank: int, world_size: int) -> list[int]:
+def deal(step: Sequence[T], rank: int, world_size: int) -> list[T]:
     """This rank's units of a step: every world_size-th, so that lengths are even over the ranks. May be empty."""
     return list(step[rank::world_size])
 
@@ -53,12 +55,17 @@ def micro_batches(
     return batches
 
 
-def learning_rate_factor(step: int, num_steps: int, warmup_fraction: float, schedule: str) -> float:
-    """Factor on the base rate at 0-based `step`: linear warm-up to 1, then linear, cosine or no decay to 0."""
+def learning_rate_factor(
+    step: int, num_steps: int, warmup_fraction: float, schedule: str, decay_fraction: float = 0.0
+) -> float:
+    """Factor on the base rate at 0-based `step`: linear warm-up to 1, then as `OptimizerConfig.schedule` says."""
     warmup = round(warmup_fraction * num_steps)
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":
         return 1.0
+    if schedule == "wsd":
+        decay = max(1, round(decay_fraction * num_steps))
+        return min(1.0, (num_steps - step) / decay)
     progress = (step - warmup) / max(1, num_steps - warmup)
     return 1.0 - progress if schedule == "linear" else 0.5 * (1.0 + float(np.cos(np.pi * progress)))

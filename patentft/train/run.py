@@ -17,20 +17,29 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer, get_device
 
 from patentft.cluster import require
-from patentft.config import ConfigError, build
+from patentft.config import ConfigError, build, flatten
 from patentft.location import Location
 from patentft.models.load import local_folder
 from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.table import OBJECTIVES
 from patentft.stage import Context, Stage
-from patentft.train import packed, worker
+from patentft.train import packed, tracking, worker
 from patentft.train.config import TrainConfig
 from patentft.train.data import LOADERS
 from patentft.train.export import export_model
+from patentft.train.place import Place
 
 
 def run(config: TrainConfig, context: Context) -> dict[str, Any]:
@@ -72,8 +81,10 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
         "best_step": progress.best_step,
         "best_metric": progress.best_metric,
     }
+    context.folder.write_file("steps.jsonl", tracking.merged_steps(context.folder.location))
     context.folder.write_file("training.json", json.dumps(counts).encode())
-    (context.folder.location / "ray_train").remove_tree()  # optimizer moments: of use only to this run, which is over
+    for name in ("ray_train", "steps"):  # optimizer moments and what steps.jsonl now holds: the run is over
+        (context.folder.location / name).remove_tree()
     return counts
 
 
@@ -129,6 +140,7 @@ def _trainer(config: TrainConfig, context: Context, base: str) -> TorchTrainer:
     resources: dict[str, float] = {"CPU": config.cpus_per_worker}
     if config.gpus_per_worker:
         resources["GPU"] = config.gpus_per_worker
+    name = f"{context.folder.kind}-{context.folder.config_hash}"
     return TorchTrainer(
         _worker_main,
         train_loop_config={
@@ -136,14 +148,15 @@ def _trainer(config: TrainConfig, context: Context, base: str) -> TorchTrainer:
             "model": base,
             "stage": location.url,
             "quiet": context.progress.quiet,
+            "run_name": name,
         },
         scaling_config=ScalingConfig(
             num_workers=config.workers, use_gpu=config.gpus_per_worker > 0, resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name=f"{context.folder.kind}-{context.folder.config_hash}",
+            name=name,
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
             logging_config=LoggingConfig(log_level="WARNING"),
             **storage,
         ),
@@ -157,9 +170,10 @@ def _worker_main(given: dict[str, Any]) -> None:
     transformers_logging.disable_progress_bar()
     config = build(TrainConfig, given["config"])
     stage = Location(given["stage"])
-    place = ray.train.get_context()
     device = get_device()
     assert isinstance(device, torch.device)
+    workers = ray.train.get_context()
+    place = Place(workers.get_world_rank(), workers.get_world_size(), device)
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     from transformers import AutoTokenizer
@@ -167,20 +181,29 @@ def _worker_main(given: dict[str, Any]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(local_folder(given["model"]), trust_remote_code=False)
     tokens = SpecialTokens.of(tokenizer)
 
-    def report(metrics: dict[str, Any], folder: Path | None) -> None:
-        checkpoint = ray.train.Checkpoint.from_directory(str(folder)) if folder else None
-        ray.train.report(metrics, checkpoint=checkpoint)
+    def report(metrics: dict[str, Any], folder: Path) -> None:
+        ray.train.report(
+            metrics,
+            ray.train.Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # the next steps run while it is copied
+            delete_local_checkpoint_after_upload=True,
+        )
 
     def say(line: str) -> None:
-        if place.get_world_rank() == 0 and not given["quiet"]:
+        if place.rank == 0 and not given["quiet"]:
             sys.stderr.write(line + "\n")  # not print: Ray Train patches it and shows every line twice
             sys.stderr.flush()
+
+    def begin_tracking(first_step: int) -> list[tracking.Tracker]:
+        return tracking.trackers(config.track, stage, given["run_name"], flatten(given["config"]), first_step)
 
     with tempfile.TemporaryDirectory() as scratch:
         data = _data(config, stage, Path(scratch), tokens)
         latest = ray.train.get_checkpoint()
-        restored = Path(latest.to_directory(scratch)) if latest else None
-        hooks = worker.Hooks(place.get_world_rank(), place.get_world_size(), device, report, restored, say)
+        restored = Path(latest.to_directory(f"{scratch}/checkpoint")) if latest else None
+        hooks = worker.Hooks(
+            place, report, restored, say, begin_tracking, lambda: ray.train.get_preemption_info() is not None
+        )
         worker.train(config, given["model"], data, hooks)
 
 

@@ -1,22 +1,24 @@
 """The training loop. One process of `world_size`, plain PyTorch: Ray starts it, but is not needed to run it.
 
-    encoded arrays -> plan.steps_of_epoch -> for each step: this rank's units -> micro-batches
-      -> objective.loss (a sum) -> scaled by world_size / total weight of the step -> backward (DDP averages)
+    data -> schedule.units(step) -> this rank's units -> micro-batches
+      -> objective.loss (a sum) -> scaled by world_size / total weight of the step -> backward (the strategy averages)
       -> clip -> AdamW at the scheduled rate
       -> sometimes: score the valid side, keep the best weights, report a checkpoint
 
 A rank draws all its micro-batches of a step first; their weights are summed over ranks, so the gradient is that of the
 mean over the whole step whatever the packing, padding, world size or accumulation. The random state of step s on rank r
-is seeded by (seed, s, r): a run that resumes at step s goes on exactly as if it had not stopped.
+is seeded by (seed, s, r): a run that resumes at step s goes on exactly as if it had not stopped. A thread draws the
+next step's batches while this one is computed.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,30 +26,40 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from patentft.models.adapters.state import trainable_state
-from patentft.models.adapters.table import adapt
+from patentft.models.adapters.table import ADAPTERS, adapt
 from patentft.models.backbone import Loading
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
 from patentft.objectives.packed import Rows
 from patentft.objectives.table import OBJECTIVES
 from patentft.train import checkpoint, plan
+from patentft.train.across import Across
 from patentft.train.config import TrainConfig
+from patentft.train.place import Place
+from patentft.train.schedule import Schedule, schedule_of
+from patentft.train.strategies.table import Strategy, wrap
+from patentft.train.tracking import Tracker
+
+Batch = Mapping[str, torch.Tensor]
+
+TELL_SECONDS = 15.0
+PREEMPTION_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Hooks:
     """What the loop needs of whoever runs it."""
 
-    rank: int
-    world_size: int
-    device: torch.device
-    report: Callable[[dict[str, Any], Path | None], None]
-    """Every rank calls it at the same steps; the folder is the checkpoint (rank 0) or None."""
-    latest: Path | None
+    place: Place
+    report: Callable[[dict[str, Any], Path], None]
+    """Every rank calls it at the same steps, with the folder of its files of a checkpoint, and gives that away."""
+    latest: Path | None = None
     """The checkpoint to go on from."""
     say: Callable[[str], None] = print
+    trackers: Callable[[int], Sequence[Tracker]] = lambda first_step: ()
+    """Called on rank 0 with the step the run begins at."""
+    preempted: Callable[[], bool] = lambda: False
+    """Whether a worker's machine will soon be taken away. Every rank calls it at the same steps."""
 
 
 @dataclass(frozen=True)
@@ -59,189 +71,223 @@ class Data:
     tokens: SpecialTokens
 
 
-def build(config: TrainConfig, model_folder: str) -> nn.Module:
-    """The objective's module around the adapted backbone, in fp32. The same on every rank: seeded by the config."""
+@dataclass
+class _Clock:
+    """When something was last done, by rank 0's clock."""
+
+    saved: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    tokens: float = 0.0
+
+
+def build(config: TrainConfig, model_folder: str, device: torch.device | None = None) -> nn.Module:
+    """The objective's module around the adapted backbone. The same on every rank: seeded by the config.
+
+    What is trained is fp32; with precision bf16 the rest is bfloat16.
+    """
     torch.manual_seed(config.seed)
     objective: Any = OBJECTIVES[config.objective.kind]
-    backbone = objective.build(model_folder, config.objective, Loading(config.dropout))
+    adapter: Any = ADAPTERS[config.adapter.kind]
+    quantization = adapter.quantization(config.adapter) if hasattr(adapter, "quantization") else None
+    dtype = torch.bfloat16 if config.precision == "bf16" and config.adapter.kind != "full" else torch.float32
+    backbone = objective.build(model_folder, config.objective, Loading(config.dropout, dtype, quantization, device))
+    if config.activation_checkpointing:
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapted = adapt(backbone, config.adapter, objective.task(backbone, config.objective))
-    return objective.wrap(adapted, config.objective)
+    module = objective.wrap(adapted, config.objective)
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+    return module
+
+
+def parameter_groups(config: TrainConfig, module: nn.Module) -> list[dict[str, Any]]:
+    """The objective's groups, of trainable parameters only, each with lr and weight_decay."""
+    objective: Any = OBJECTIVES[config.objective.kind]
+    return objective.parameter_groups(module, config.optimizer.lr, config.optimizer.weight_decay, config.objective)
 
 
 def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> None:
     """Run (or go on with) the training; the last report holds the final weights."""
     objective: Any = OBJECTIVES[config.objective.kind]
-    module = build(config, model_folder).to(hooks.device)
-    groups = objective.parameter_groups(module, config.optimizer.lr, config.optimizer.weight_decay, config.objective)
-    base_rates = [group["lr"] for group in groups]
-    optimizer = torch.optim.AdamW(
-        groups, betas=(config.optimizer.beta1, config.optimizer.beta2), eps=config.optimizer.epsilon
-    )
+    place = hooks.place
+    module = build(config, model_folder, place.device)
+    groups = parameter_groups(config, module)
+    strategy = wrap(config.strategy, module, groups, config.optimizer, place, config.precision)
     progress, best = checkpoint.Progress(), None
     if hooks.latest is not None:
-        progress, best = checkpoint.load(hooks.latest, module, optimizer)
+        progress, best = checkpoint.load(hooks.latest, strategy, place)
         hooks.say(f"going on from the checkpoint at step {progress.next_step}")
-    wrapped = _distribute(module, hooks)
-    schedule = _schedule(config, objective, data.train)
-    num_steps = sum(len(steps) for _, steps in schedule)
-    evaluate_at = _evaluation_steps(schedule, config.evaluations_per_epoch)
-    parameters = [p for group in groups for p in group["params"]]
-    saved, told = time.monotonic(), time.monotonic()
-    step = 0
-    for units, steps in schedule:
-        for chosen in steps:
-            if step < progress.next_step:
-                step += 1
-                continue
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, step, hooks.rank]).generate_state(1)[0]))
-            module.train()
+    schedule = schedule_of(objective, data.train, config.objective, config.units_per_step, config.seed)
+    num_steps = schedule.steps_per_epoch * config.epochs
+    evaluate_at = evaluation_steps(schedule.steps_per_epoch, config.epochs, config.evaluations_per_epoch)
+    trackers = hooks.trackers(progress.next_step) if place.rank == 0 else ()
+    clock = _Clock()
+    with ThreadPoolExecutor(1, "batches") as pool:
+        ahead: Future[_Drawn] | None = None
+        for step in range(progress.next_step, num_steps):
+            drawn = (ahead or pool.submit(_draw, config, objective, data, schedule, step, place)).result()
+            if step + 1 < num_steps:
+                ahead = pool.submit(_draw, config, objective, data, schedule, step + 1, place)
+            torch.manual_seed(int(np.random.SeedSequence([config.seed, step, place.rank]).generate_state(1)[0]))
+            strategy.model.train()
+            optimizer = config.optimizer
             factor = plan.learning_rate_factor(
-                step, num_steps, config.optimizer.warmup_fraction, config.optimizer.schedule
+                step, num_steps, optimizer.warmup_fraction, optimizer.schedule, optimizer.decay_fraction
             )
-            for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-                group["lr"] = rate * factor
-            mean_loss = _optimizer_step(config, objective, wrapped, data, units, chosen, hooks)
-            norm = float(nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            progress.next_step = step
-            evaluating = step in evaluate_at
+            loss = _optimizer_step(config, objective, strategy, drawn, place)
+            norm = strategy.step(factor)
+            progress.next_step = step + 1
+            clock.steps, clock.tokens = clock.steps + 1, clock.tokens + drawn.num_tokens
+            record = {"loss": loss, "gradient_norm": norm, "learning_rate": optimizer.lr * factor}
+            record |= {"epoch": step // schedule.steps_per_epoch, "padded_tokens": drawn.num_tokens}
+            evaluating = progress.next_step in evaluate_at
             if evaluating:
-                metrics = evaluate(config, objective, module, data, hooks)
-                progress.history.append({"step": step, "train_loss": mean_loss, "gradient_norm": norm, **metrics})
+                metrics = evaluate(config, objective, strategy, data, place)
+                progress.history.append(
+                    {"step": progress.next_step, "train_loss": loss, "gradient_norm": norm, **metrics}
+                )
                 if progress.best_metric is None or metrics[objective.METRIC] > progress.best_metric:
-                    progress.best_metric, progress.best_step = metrics[objective.METRIC], step
-                    best = trainable_state(module) if config.keep == "best" and hooks.rank == 0 else None
-                hooks.say(f"step {step} of {num_steps}: loss {mean_loss:.4f}, " + _shown(metrics))
-            elif hooks.rank == 0 and time.monotonic() - told > 15:
-                told = time.monotonic()
-                hooks.say(f"step {step} of {num_steps}: loss {mean_loss:.4f}")
-            if _all_agree(evaluating or time.monotonic() - saved > config.checkpoint_seconds, hooks):
-                _report(hooks, module, optimizer, progress, best, num_steps)
-                saved = time.monotonic()
+                    progress.best_metric, progress.best_step = metrics[objective.METRIC], progress.next_step
+                    best = strategy.trained() if config.keep == "best" else None
+                record |= {f"valid/{name}": value for name, value in metrics.items()}
+            for tracker in trackers:
+                tracker.log(progress.next_step, {name: v for name, v in record.items() if np.isfinite(v)})
+            _tell(hooks, clock, progress.next_step, num_steps, record, evaluating)
+            final = progress.next_step == num_steps
+            if _checkpoint_is_due(config, hooks, clock, evaluating or final):
+                for tracker in trackers:
+                    tracker.commit()
+                _report(hooks, strategy, progress, best, num_steps, final=final)
+                clock.saved = time.monotonic()
 
 
-def _schedule(config: TrainConfig, objective: Any, encoded: Encoded | Rows) -> list[tuple[list[Unit], list[list[int]]]]:
-    """For each epoch: its units, and the unit indices of each step."""
-    schedule = []
-    for epoch in range(config.epochs):
-        units = objective.units(encoded, config.objective, epoch, config.seed)
-        lengths = [unit.tokens for unit in units]
-        schedule.append((units, plan.steps_of_epoch(lengths, config.units_per_step, config.seed, epoch)))
-    return schedule
-
-
-def _evaluation_steps(schedule: Sequence[tuple[Any, list[list[int]]]], per_epoch: int) -> set[int]:
+def evaluation_steps(steps_per_epoch: int, epochs: int, per_epoch: int) -> set[int]:
     """1-based step numbers after which the valid side is scored; the last of each epoch is always one."""
-    found, before = set(), 0
-    for _, steps in schedule:
-        found |= {before + round(len(steps) * part / per_epoch) for part in range(1, per_epoch + 1)}
-        before += len(steps)
-    return found - {0}
+    within = {round(steps_per_epoch * part / per_epoch) for part in range(1, per_epoch + 1)} - {0}
+    return {epoch * steps_per_epoch + step for epoch in range(epochs) for step in within}
 
 
-def _optimizer_step(
-    config: TrainConfig,
-    objective: Any,
-    wrapped: nn.Module,
-    data: Data,
-    units: list[Unit],
-    chosen: list[int],
-    hooks: Hooks,
-) -> float:
-    """Accumulate the gradient of the step's mean loss over all ranks; returns this rank's share of that mean."""
-    mine = plan.deal(chosen, hooks.rank, hooks.world_size)
-    # DDP needs a backward pass on every rank: a rank without units runs one with weight zero
-    share = 0.0 if not mine else 1.0
-    batches = [
-        objective.collate(data.train, [units[index] for index in batch], data.tokens)
-        for batch in plan.micro_batches(
-            mine or chosen[:1], [unit.tokens for unit in units], config.micro_batch_tokens, objective.UNITS_PER_BATCH
-        )
-    ]
-    total = _over_ranks(share * sum(objective.weight(batch, config.objective) for batch in batches), hooks)
+@dataclass(frozen=True)
+class _Drawn:
+    """A rank's part of a step, on the CPU."""
+
+    batches: list[Batch]
+    shares: list[float]
+    """1, or 0 for a batch of another rank's, which a rank without units computes to take part in the reduction."""
+    num_tokens: int
+    """Of the whole step, padding included."""
+
+
+def _draw(config: TrainConfig, objective: Any, data: Data, schedule: Schedule, step: int, place: Place) -> _Drawn:
+    units = schedule.units(step)
+    mine = plan.deal(units, place.rank, place.world_size)
+    batches = _micro_batches(config, objective, data.train, data.tokens, mine or units[:1], config.micro_batch_tokens)
+    shares = [1.0 if mine else 0.0] * len(batches)
+    return _Drawn(batches, shares, sum(unit.tokens for unit in units))
+
+
+def _micro_batches(
+    config: TrainConfig, objective: Any, side: Encoded | Rows, tokens: SpecialTokens, units: Sequence[Unit], budget: int
+) -> list[Batch]:
+    if not getattr(objective, "BUCKETED", True):
+        units = sorted(units, key=lambda unit: unit.tokens)  # inside a step the order does not matter
+    chosen = plan.micro_batches(range(len(units)), [unit.tokens for unit in units], budget, objective.UNITS_PER_BATCH)
+    return [objective.collate(side, [units[index] for index in batch], tokens) for batch in chosen]
+
+
+def _optimizer_step(config: TrainConfig, objective: Any, strategy: Strategy, drawn: _Drawn, place: Place) -> float:
+    """Accumulate the gradient of the step's mean loss over all ranks, and return that loss."""
+    weights = [objective.weight(batch, config.objective) for batch in drawn.batches]
+    total = place.sum(sum(weight * share for weight, share in zip(weights, drawn.shares, strict=True)))
+    batches = [{name: tensor.to(place.device) for name, tensor in batch.items()} for batch in drawn.batches]
+    # where each forward pass gathers weights, all ranks must make equally many
+    missing = int(place.max(len(batches))) - len(batches) if strategy.lockstep else 0
+    batches, shares = batches + batches[:1] * missing, drawn.shares + [0.0] * missing
+    if getattr(objective, "SCOPE", "unit") == "step":
+        across = Across(place, strategy, shares)
+        return objective.step(strategy.model, batches, config.objective, total, across)
     summed = 0.0
-    for number, batch in enumerate(batches):
-        tensors = {name: tensor.to(hooks.device) for name, tensor in batch.items()}
-        last = number == len(batches) - 1
-        silent = nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
-        with silent:
-            loss, _, _ = objective.loss(wrapped, tensors, config.objective)
+    for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
+        with strategy.micro_batch(number == len(batches) - 1):
+            loss, _, _ = objective.loss(strategy.model, batch, config.objective)
             if not torch.isfinite(loss):
                 raise FloatingPointError(
-                    f"the loss is {loss.item()} in micro-batch {number} of rank {hooks.rank}: lower optimizer.lr (now "
+                    f"the loss is {loss.item()} in micro-batch {number} of rank {place.rank}: lower optimizer.lr (now "
                     f"{config.optimizer.lr}) or look at these rows"
                 )
-            (loss * (share * hooks.world_size / total)).backward()
+            strategy.backward(loss * (share * place.world_size / total))
         summed += share * float(loss.detach())
-    return summed * hooks.world_size / total
+    return place.sum(summed) / total
 
 
-def _over_ranks(value: float, hooks: Hooks) -> float:
-    """The sum over all ranks, in float64."""
-    if hooks.world_size == 1:
-        return value
-    summed = torch.tensor([value], dtype=torch.float64, device=hooks.device)
-    dist.all_reduce(summed)
-    return float(summed)
-
-
-def evaluate(config: TrainConfig, objective: Any, module: nn.Module, data: Data, hooks: Hooks) -> dict[str, float]:
+def evaluate(config: TrainConfig, objective: Any, strategy: Strategy, data: Data, place: Place) -> dict[str, float]:
     """The objective's metrics on the whole valid side; each rank scores its share."""
-    module.eval()
+    strategy.scored.eval()
     units = objective.units(data.valid, config.objective, 0, config.seed)
-    order = sorted(range(len(units)), key=lambda index: units[index].tokens)
+    mine = plan.deal(sorted(units, key=lambda unit: unit.tokens), place.rank, place.world_size)
     budget = config.micro_batch_tokens * 2  # no activations are kept
+    batches = _micro_batches(config, objective, data.valid, data.tokens, mine or units[:1], budget)
+    counted = len(batches) if mine else 0
+    missing = int(place.max(len(batches))) - len(batches) if strategy.lockstep else 0
     parts = []
-    for batch in plan.micro_batches(
-        plan.deal(order, hooks.rank, hooks.world_size),
-        [unit.tokens for unit in units],
-        budget,
-        objective.UNITS_PER_BATCH,
-    ):
-        tensors = objective.collate(data.valid, [units[index] for index in batch], data.tokens)
-        tensors = {name: tensor.to(hooks.device) for name, tensor in tensors.items()}
-        parts.append(objective.predict(module, tensors, config.objective))
-    if hooks.world_size > 1:
-        gathered: list[Any] = [None] * hooks.world_size
+    for number, batch in enumerate(batches + batches[:1] * missing):
+        moved = {name: tensor.to(place.device) for name, tensor in batch.items()}
+        with strategy.micro_batch(True):
+            part = objective.predict(strategy.scored, moved, config.objective)
+        if number < counted:
+            parts.append(part)
+    if place.world_size > 1:
+        gathered: list[Any] = [None] * place.world_size
         dist.all_gather_object(gathered, parts)
         parts = [part for share in gathered for part in share]
     return objective.metrics(parts, config.objective)
 
 
-def _distribute(module: nn.Module, hooks: Hooks) -> nn.Module:
-    if hooks.world_size == 1:
-        return module
-    ids = [hooks.device.index] if hooks.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids, find_unused_parameters=False)
-
-
-def _all_agree(mine: bool, hooks: Hooks) -> bool:
-    """Clocks differ: rank 0 decides when a checkpoint is due, since every rank must report at the same step."""
-    if hooks.world_size == 1:
-        return mine
-    flag = torch.tensor([1.0 if mine and hooks.rank == 0 else 0.0], device=hooks.device)
-    dist.broadcast(flag, src=0)
-    return bool(flag.item())
+def _checkpoint_is_due(config: TrainConfig, hooks: Hooks, clock: _Clock, now: bool) -> bool:
+    """Clocks differ, and every rank must report at the same step: rank 0 decides."""
+    ask = time.monotonic() - clock.asked > PREEMPTION_SECONDS
+    wanted = 2.0 * (now or time.monotonic() - clock.saved > config.checkpoint_seconds) + 1.0 * ask
+    wanted = int(hooks.place.from_first(wanted))
+    if wanted & 1:  # asking is a barrier across the workers: not at every step
+        clock.asked = time.monotonic()
+        if hooks.preempted():
+            return True
+    return bool(wanted & 2)
 
 
 def _report(
     hooks: Hooks,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    strategy: Strategy,
     progress: checkpoint.Progress,
     best: dict[str, torch.Tensor] | None,
     num_steps: int,
+    *,
+    final: bool,
 ) -> None:
     metrics = {"step": progress.next_step, "num_steps": num_steps, "best_metric": progress.best_metric}
-    if hooks.rank != 0:
-        hooks.report(metrics, None)
+    folder = Path(tempfile.mkdtemp(prefix="patentft-checkpoint-"))
+    try:
+        checkpoint.save(folder, strategy, progress, best, hooks.place, final=final)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    hooks.report(metrics, folder)
+
+
+def _tell(hooks: Hooks, clock: _Clock, step: int, num_steps: int, record: Mapping[str, float], evaluated: bool) -> None:
+    if hooks.place.rank != 0 or not (evaluated or time.monotonic() - clock.told > TELL_SECONDS):
         return
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), module, optimizer, progress, best)
-        hooks.report(metrics, Path(folder))
+    clock.told = time.monotonic()
+    seconds = clock.told - clock.began
+    shown = [f"loss {record['loss']:.4f}"]
+    shown += [f"{name.removeprefix('valid/')} {v:.4f}" for name, v in record.items() if name.startswith("valid/")]
+    shown += [f"{clock.tokens / seconds:,.0f} tokens/s", f"{_minutes(seconds / clock.steps * (num_steps - step))} left"]
+    hooks.say(f"step {step} of {num_steps}: {', '.join(shown)}")
 
 
-def _shown(metrics: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if np.isfinite(value))
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

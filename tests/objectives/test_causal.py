@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -23,6 +21,8 @@ from patentft.objectives.packed import IGNORED, ArrayRows, attention_mask, posit
 from patentft.store import open_stage
 from patentft.train import packed, worker
 from patentft.train.config import TrainConfig
+from patentft.train.place import Place
+from tests.group import Group
 from tests.tiny import save_tiny_llama
 
 CONFIG = CausalConfig()
@@ -143,17 +143,16 @@ def run(folder: str, tiny: str, config: TrainConfig, rank: int = 0, world: int =
     torch.set_num_threads(1)
 
     def report(metrics, checkpoint):
-        if checkpoint is not None:
-            shutil.copytree(checkpoint, Path(folder) / f"{metrics['step']:04d}")
+        shutil.copytree(checkpoint, Path(folder) / f"{metrics['step']:04d}", dirs_exist_ok=True)
+        shutil.rmtree(checkpoint)
 
-    hooks = worker.Hooks(rank, world, torch.device("cpu"), report, Path(latest) if latest else None, lambda line: None)
+    place = Place(rank, world, torch.device("cpu"))
+    hooks = worker.Hooks(place, report, Path(latest) if latest else None, lambda line: None)
     worker.train(config, tiny, worker.Data(together(), alone(), SpecialTokens()), hooks)
 
 
-def run_in_group(rank: int, folder: str, tiny: str, config: TrainConfig, world: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def run_in_group(rank: int, world: int, folder: str, tiny: str, config: TrainConfig) -> None:
     run(folder, tiny, config, rank, world)
-    dist.destroy_process_group()
 
 
 def final(folder: Path) -> dict[str, torch.Tensor]:
@@ -165,7 +164,9 @@ def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-def test_micro_batches_and_world_size_do_not_move_the_result_and_it_learns(tiny: str, tmp_path: Path) -> None:
+def test_micro_batches_and_world_size_do_not_move_the_result_and_it_learns(
+    group: Group, tiny: str, tmp_path: Path
+) -> None:
     import json
 
     for name in ("one", "small", "two"):
@@ -173,8 +174,7 @@ def test_micro_batches_and_world_size_do_not_move_the_result_and_it_learns(tiny:
     run(str(tmp_path / "one"), tiny, settings(optimizer={"lr": 3e-3, "epsilon": 1e-4}, micro_batch_tokens=400))
     run(str(tmp_path / "small"), tiny, settings(optimizer={"lr": 3e-3, "epsilon": 1e-4}, micro_batch_tokens=80))
     assert difference(final(tmp_path / "one"), final(tmp_path / "small")) < 2e-5
-    arguments = (str(tmp_path / "two"), tiny, settings(optimizer={"lr": 3e-3, "epsilon": 1e-4}), 2)
-    multiprocessing.spawn(run_in_group, arguments, nprocs=2)
+    group.run(run_in_group, str(tmp_path / "two"), tiny, settings(optimizer={"lr": 3e-3, "epsilon": 1e-4}))
     assert difference(final(tmp_path / "one"), final(tmp_path / "two")) < 2e-5
     history = json.loads((max((tmp_path / "one").iterdir()) / "progress.json").read_text())["history"]
     assert history[-1]["perplexity"] < history[0]["perplexity"]

@@ -93,7 +93,7 @@ def test_the_patent_is_kept_whole_and_the_section_is_cut(tokenizer):
 def test_padding_does_not_move_a_logit(tiny, tokenizer):
     config = RankConfig()
     module = PairScorer(rank.build(tiny, config, Loading(0.0)), config).eval()
-    torch.nn.init.normal_(rank.head(module.classifier).weight)
+    torch.nn.init.normal_(rank.head(module.classifier).get_parameter("weight"))
     texts = _texts(
         ["catalyst bed", "a long section about dust " * 8], ["a filter", "water pump"], group=[0, 1], label=[1, 1]
     )

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file
 
 from patentft.config import build
@@ -17,6 +15,7 @@ from patentft.objectives.table import OBJECTIVES
 from patentft.objectives.texts import PairTexts
 from patentft.train import worker
 from patentft.train.config import TrainConfig
+from patentft.train.place import Place
 from tests.tiny import save_tiny_bert
 
 WORDS = ["catalyst", "dust", "water", "gas", "filter", "sludge", "furnace", "acid", "bed", "lime", "membrane", "steam"]
@@ -68,18 +67,16 @@ def run(
     valid, _ = objective.encode(texts(9), tokenizer, settings.objective)
 
     def report(metrics, checkpoint):
-        if checkpoint is not None:
-            shutil.copytree(checkpoint, Path(folder) / f"{metrics['step']:04d}")
+        shutil.copytree(checkpoint, Path(folder) / f"{metrics['step']:04d}", dirs_exist_ok=True)
+        shutil.rmtree(checkpoint)
 
     place = Path(latest) if latest else None
-    hooks = worker.Hooks(rank, world, torch.device("cpu"), report, place, say=lambda line: None)
+    hooks = worker.Hooks(Place(rank, world, torch.device("cpu")), report, place, lambda line: None)
     worker.train(settings, tiny, worker.Data(train, valid, SpecialTokens.of(tokenizer)), hooks)
 
 
-def run_in_group(rank: int, folder: str, tiny: str, settings: TrainConfig, world: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+def run_in_group(rank: int, world: int, folder: str, tiny: str, settings: TrainConfig) -> None:
     run(folder, tiny, settings, rank, world)
-    dist.destroy_process_group()
 
 
 def final(folder: Path) -> dict[str, torch.Tensor]:
@@ -117,12 +114,12 @@ def test_micro_batches_do_not_move_the_result(tiny, whole, tmp_path):
 
 
 @pytest.mark.parametrize("units_per_step", [5, 1])  # 1 unit a step: one of the two ranks has nothing to do
-def test_world_size_does_not_move_the_result(tiny, tmp_path, units_per_step):
+def test_world_size_does_not_move_the_result(group, tiny, tmp_path, units_per_step):
     settings = config(units_per_step=units_per_step, epochs=1)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     run(str(tmp_path / "one"), tiny, settings)
-    multiprocessing.spawn(run_in_group, (str(tmp_path / "two"), tiny, settings, 2), nprocs=2)
+    group.run(run_in_group, str(tmp_path / "two"), tiny, settings)
     assert largest_difference(final(tmp_path / "one"), final(tmp_path / "two")) < 2e-5
 
 
