@@ -143,11 +143,8 @@ class PreferenceModel(nn.Module):
     @torch.no_grad()
     def _without_adapter(self, batch: Batch) -> torch.Tensor:
         training = self.model.training
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.model.eval()
         with self.model.disable_adapter():  # type: ignore[operator]
-            for parameter in trained:  # PEFT freezes them meanwhile; FSDP's first gathered copy would stay frozen
-                parameter.requires_grad_(True)
             reference = self.log_likelihoods(batch)
         self.model.train(training)
         return reference

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -61,9 +65,9 @@ def settings(**changes) -> TrainConfig:
 
 def parts(tiny, tokenizer, config: TrainConfig, shaken: float = 0.0) -> tuple[PreferenceModel, Encoded, list[Any]]:
     """The module (its trained weights moved by noise), the encoded data and its units."""
+    torch.manual_seed(1)
     backbone = dpo.build(tiny, config.objective, Loading())
     adapted = adapt(backbone, config.adapter, dpo.task(backbone, config.objective))
-    torch.manual_seed(1)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data += shaken * torch.randn_like(parameter)
@@ -192,6 +196,27 @@ def test_it_learns_what_is_preferred(tiny, tokenizer, reference):
     found = history(config, tiny, encoded, encoded)
     assert found[-1]["loss"] < found[0]["loss"] < math.log(2)
     assert found[-1]["preference_accuracy"] > 0.9
+
+
+def run_in_group(rank: int, folder: str, tiny: str, config: TrainConfig, world_size: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    encoded, _ = dpo.encode(preferences(), AutoTokenizer.from_pretrained(tiny), config.objective)  # type: ignore[arg-type]
+    found = history(config, tiny, encoded, encoded, rank, world_size)
+    if rank == 0:
+        (Path(folder) / "history.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def test_world_size_does_not_move_the_result(tiny, tokenizer, tmp_path: Path):
+    config = settings(units_per_step=3, epochs=2)  # of the last step's one preference, a rank has none
+    encoded, _ = dpo.encode(preferences(), tokenizer, config.objective)
+    alone = history(config, tiny, encoded, encoded)
+    multiprocessing.spawn(run_in_group, (str(tmp_path), tiny, config, 2), nprocs=2)
+    together = json.loads((tmp_path / "history.json").read_text())
+    assert len(alone) == len(together) == 2
+    for one, two in zip(alone, together, strict=True):
+        del one["train_loss"], two["train_loss"]  # of a rank's own share
+        assert two == pytest.approx(one, rel=1e-4)
 
 
 def test_a_model_without_an_adapter_to_switch_off_is_refused(tiny, tokenizer):
