@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from patentft.corpus import synth
@@ -82,6 +82,57 @@ def save_tiny_llama(folder: Path, hidden: int = 32, layers: int = 2, seed: int =
         bos_token_id=2,
         eos_token_id=3,
         pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""The form of Qwen's: a line break after the end of a turn, no `generation` mask."""
+
+
+def bpe_tokenizer(chat_template: str | None = CHAT_TEMPLATE, size: int = 600) -> Any:
+    """A byte-level BPE tokenizer, trained on synthetic texts, that puts nothing around a text."""
+    spec = synth.SynthSpec(patents=100, techniques=30, matches=60, seed=0)
+    texts = [row["abstract"] for batch in synth.patents(spec) for row in batch.to_pylist()]
+    texts += [row["text"] for batch in synth.techniques(spec) for row in batch.to_pylist()]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=chat_template,
+    )
+
+
+def save_tiny_chat(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> str:
+    """A random Llama with the byte-level tokenizer and its chat template; returns the folder."""
+    tokenizer = bpe_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=256,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)

@@ -7,6 +7,8 @@ An objective is a module with
     UNITS_PER_BATCH   at most so many units in a micro-batch; None for no limit
     Config            a Config with `kind`
     encode(data, tokenizer, config) -> (Encoded, counts)      once, by the driver; not for "packed"
+    prepare(module, data, config, batches, gather) -> Encoded optional: what the starting model must say of the data,
+                                                              see `dpo.prepare`
     build(folder, config, loading) -> transformers model      with its head
     task(model, config) -> Task                               what an adapter must know
     wrap(model, config) -> Module                             what is trained: forward(batch)
@@ -27,10 +29,23 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from patentft.objectives import causal, contrastive, rank
+from patentft.objectives import causal, contrastive, dpo, instruct, rank, reward
 
-OBJECTIVES: dict[str, Any] = {"causal": causal, "rank": rank, "contrastive": contrastive}
+OBJECTIVES: dict[str, Any] = {
+    "causal": causal,
+    "rank": rank,
+    "contrastive": contrastive,
+    "instruct": instruct,
+    "dpo": dpo,
+    "reward": reward,
+}
 
 ObjectiveConfig = Annotated[
-    causal.CausalConfig | rank.RankConfig | contrastive.ContrastiveConfig, Field(discriminator="kind")
+    causal.CausalConfig
+    | rank.RankConfig
+    | contrastive.ContrastiveConfig
+    | instruct.InstructConfig
+    | dpo.DpoConfig
+    | reward.RewardConfig,
+    Field(discriminator="kind"),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -109,6 +109,19 @@ class TrainConfig(Config):
     """Padded tokens of a forward pass (a GPU wants many more); a unit larger than this is a pass of its own."""
     max_failures: int = runtime(3)
     """How many times a dead worker is replaced and the run goes on from its last checkpoint."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_reinforcement_learning(cls, values: Any) -> Any:
+        objective = values.get("objective") if isinstance(values, dict) else None
+        kind = objective.get("kind") if isinstance(objective, dict) else None
+        if kind in ("ppo", "grpo", "rloo", "rlhf"):
+            raise ValueError(
+                f"objective.kind {kind}: there is no reinforcement learning here, that is no loop in which the model "
+                f"writes answers and is rewarded for them; learn from preferences with objective dpo, or train a "
+                f"scorer of answers with objective reward"
+            )
+        return values
 
     @property
     def input(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from patentft.config import ConfigError
 from patentft.corpus.lookup import patent_texts, section_texts
-from patentft.objectives.texts import PairTexts
+from patentft.objectives.texts import PairTexts, PreferenceTexts, QaTexts
 from patentft.store import StageFolder
 from patentft.train.config import TrainConfig
 
@@ -38,5 +39,47 @@ def pair_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str
     )
 
 
-LOADERS = {"pairs": pair_texts}
+def qa_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> QaTexts:
+    """The questions of `side` with their answers, in the table's order. Raises ConfigError as `_rows_apart` does."""
+    assert config.qa is not None  # the config's own check
+    assert config.qa_valid is not None
+    rows = _rows_apart("qa", {"train": config.qa, "valid": config.qa_valid}, inputs, side)
+    return QaTexts(*([row[name] for row in rows] for name in ("qa_id", "context", "question", "answer")))
+
+
+def preference_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> PreferenceTexts:
+    """The preferences of `side`, in the table's order. Raises ConfigError as `_rows_apart` does."""
+    assert config.preferences is not None  # the config's own check
+    assert config.preferences_valid is not None
+    stages = {"train": config.preferences, "valid": config.preferences_valid}
+    rows = _rows_apart("preferences", stages, inputs, side)
+    names = ("preference_id", "context", "question", "chosen", "rejected")
+    return PreferenceTexts(*([row[name] for row in rows] for name in names))
+
+
+def _rows_apart(
+    table: str, stages: Mapping[str, str], inputs: Mapping[str, StageFolder], side: str
+) -> list[dict[str, Any]]:
+    """The rows of one side. stages: by side.
+
+    Raises ConfigError when the side is empty, or when a question (with its context) is on both sides.
+    """
+    rows = inputs[stages[side]].read(table).to_pylist()
+    if not rows:
+        raise ConfigError(f"stage {stages[side]!r} has no rows of {table} for the {side} side")
+    (other,) = stages.keys() - {side}
+    asked = inputs[stages[other]].read(table, ["context", "question"])
+    known = set(zip(asked["context"].to_pylist(), asked["question"].to_pylist(), strict=True))
+    both = {(row["context"], row["question"]) for row in rows} & known
+    if both:
+        one = next(row for row in rows if (row["context"], row["question"]) in both)
+        raise ConfigError(
+            f"{len(both):,} questions are on both sides, in stage {stages['train']!r} and in stage "
+            f"{stages['valid']!r}, such as {one['question'][:100]!r} of row {next(iter(one.values()))!r}: a model "
+            f"would be judged by what it has seen; give {table}_valid questions that {table} has none of"
+        )
+    return rows
+
+
+LOADERS: dict[str, Any] = {"pairs": pair_texts, "qa": qa_texts, "preferences": preference_texts}
 """A key of INPUTS -> what reads one side of it; packed rows are mapped, see `train.packed`."""

@@ -49,6 +49,8 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
         extra["cosine_weight"] = float(module.cosine_weight.detach())
         extra["cosine_center"] = module.cosine_center
         facts["cosine weight"] = f"{extra['cosine_weight']:.3f}"
+    if config.objective.kind == "reward" and config.input == "pairs":
+        extra["cosine_weight"] = 0.0  # so that the scoring stage takes the logit alone
     plain = backbone
     if has_adapter:
         parity, plain = _merge_with_parity(backbone, tokenizer)
@@ -110,6 +112,29 @@ def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metric
             "print(tokenizer.decode(ids[0]))"
         )
         library, tags = "transformers", ["patents", "text-generation", "domain-adaptation"]
+    elif config.objective.kind in ("instruct", "dpo"):
+        learned = "answers" if config.objective.kind == "instruct" else "which of two answers is the better"
+        intro = (
+            f"A decoder that was taught {learned}. The prompt must be written as in training: with "
+            f"`objective.prompt` of the configuration below."
+        )
+        use = (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+            "model = AutoModelForCausalLM.from_pretrained('.')\n"
+            "tokenizer = AutoTokenizer.from_pretrained('.')\n"
+            "ids = model.generate(**tokenizer(prompt, return_tensors='pt'), max_new_tokens=100)\n"
+            "print(tokenizer.decode(ids[0]))"
+        )
+        library, tags = "transformers", ["patents", "text-generation", config.objective.kind]
+    elif config.objective.kind == "reward":
+        intro = "A reward model: of two texts that it is given, the better one has the higher logit."
+        use = (
+            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
+            "model = AutoModelForSequenceClassification.from_pretrained('.')\n"
+            "tokenizer = AutoTokenizer.from_pretrained('.')\n"
+            "logit = model(**tokenizer(text, return_tensors='pt')).logits[0, 0]"
+        )
+        library, tags = "transformers", ["patents", "text-classification", "reward-model"]
     else:
         intro = "A bi-encoder: the cosine of a technique's and a patent's vector says how well they match."
         use = "from sentence_transformers import SentenceTransformer\nvectors = SentenceTransformer('.').encode(texts)"
