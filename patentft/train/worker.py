@@ -16,7 +16,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +115,8 @@ def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> N
     objective: Any = OBJECTIVES[config.objective.kind]
     place = hooks.place
     module = build(config, model_folder, place.device)
+    if hasattr(objective, "prepare"):  # what must be known of the starting weights, also when the run goes on
+        data = _prepared(config, objective, module.to(place.device), data, place)
     groups = parameter_groups(config, module)
     strategy = wrap(config.strategy, module, groups, config.optimizer, place, config.precision)
     progress, best = checkpoint.Progress(), None
@@ -240,11 +242,32 @@ def evaluate(config: TrainConfig, objective: Any, strategy: Strategy, data: Data
             part = objective.predict(strategy.scored, moved, config.objective)
         if number < counted:
             parts.append(part)
-    if place.world_size > 1:
-        gathered: list[Any] = [None] * place.world_size
-        dist.all_gather_object(gathered, parts)
-        parts = [part for share in gathered for part in share]
-    return objective.metrics(parts, config.objective)
+    return objective.metrics(_gathered(parts, place), config.objective)
+
+
+def _gathered(parts: list[Any], place: Place) -> list[Any]:
+    """The parts of all ranks, on every rank."""
+    if place.world_size == 1:
+        return parts
+    shares: list[Any] = [None] * place.world_size
+    dist.all_gather_object(shares, parts)
+    return [part for share in shares for part in share]
+
+
+def _prepared(config: TrainConfig, objective: Any, module: nn.Module, data: Data, place: Place) -> Data:
+    """Both sides, with what the objective adds to them by the starting weights; each rank computes its share."""
+
+    def batches(side: Encoded | Rows) -> Iterator[Batch]:
+        units = sorted(objective.units(side, config.objective, 0, config.seed), key=lambda unit: unit.tokens)
+        mine = plan.deal(units, place.rank, place.world_size)
+        for batch in _micro_batches(config, objective, side, data.tokens, mine, config.micro_batch_tokens * 2):
+            yield {name: tensor.to(place.device) for name, tensor in batch.items()}
+
+    sides = [
+        objective.prepare(module, side, config.objective, batches, lambda parts: _gathered(parts, place))
+        for side in (data.train, data.valid)
+    ]
+    return Data(*sides, tokens=data.tokens)
 
 
 def _checkpoint_is_due(config: TrainConfig, hooks: Hooks, clock: _Clock, now: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.train import worker
 from patentft.train.config import TrainConfig
+from patentft.train.place import Place
 
 
 def history(
@@ -22,11 +24,12 @@ def history(
     torch.set_num_threads(1)
     found: list[dict[str, Any]] = []
 
-    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-        if checkpoint is not None:
+    def report(metrics: dict[str, Any], checkpoint: Path) -> None:
+        if rank == 0:
             found[:] = json.loads((checkpoint / "progress.json").read_text())["history"]
+        shutil.rmtree(checkpoint)
 
-    hooks = worker.Hooks(rank, world_size, torch.device("cpu"), report, None, lambda line: None)
+    hooks = worker.Hooks(Place(rank, world_size, torch.device("cpu")), report, None, lambda line: None)
     tokens = SpecialTokens.of(AutoTokenizer.from_pretrained(model))
     worker.train(config, model, worker.Data(train, valid, tokens), hooks)
     return found

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -24,6 +22,7 @@ from patentft.objectives.dpo import DpoConfig, PreferenceModel, margins, prefere
 from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.texts import PreferenceTexts
 from patentft.train.config import TrainConfig
+from tests.group import Group
 from tests.objectives.loop import history
 from tests.tiny import save_tiny_chat
 
@@ -192,30 +191,29 @@ def test_a_precomputed_reference_is_the_one_with_the_adapter_off(tiny, tokenizer
 def test_it_learns_what_is_preferred(tiny, tokenizer, reference):
     adapter = LORA if reference == "adapter_off" else {"kind": "full"}
     config = settings(objective={"reference": reference}, adapter=adapter)
-    encoded = prepared(tiny, tokenizer, config, 1)
+    encoded, _ = dpo.encode(preferences(), tokenizer, config.objective)
     found = history(config, tiny, encoded, encoded)
     assert found[-1]["loss"] < found[0]["loss"] < math.log(2)
     assert found[-1]["preference_accuracy"] > 0.9
 
 
-def run_in_group(rank: int, folder: str, tiny: str, config: TrainConfig, world_size: int) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+def run_in_group(rank: int, world_size: int, folder: str, tiny: str, config: TrainConfig) -> None:
     encoded, _ = dpo.encode(preferences(), AutoTokenizer.from_pretrained(tiny), config.objective)  # type: ignore[arg-type]
     found = history(config, tiny, encoded, encoded, rank, world_size)
     if rank == 0:
         (Path(folder) / "history.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
 
 
-def test_world_size_does_not_move_the_result(tiny, tokenizer, tmp_path: Path):
-    config = settings(units_per_step=3, epochs=2)  # of the last step's one preference, a rank has none
+@pytest.mark.parametrize("reference", ["adapter_off", "precomputed"])
+def test_world_size_does_not_move_the_result(group: Group, tiny, tokenizer, tmp_path: Path, reference):
+    # of the last step's one preference, a rank has none
+    config = settings(units_per_step=3, epochs=2, objective={"reference": reference})
     encoded, _ = dpo.encode(preferences(), tokenizer, config.objective)
     alone = history(config, tiny, encoded, encoded)
-    multiprocessing.spawn(run_in_group, (str(tmp_path), tiny, config, 2), nprocs=2)
+    group.run(run_in_group, str(tmp_path), tiny, config)
     together = json.loads((tmp_path / "history.json").read_text())
     assert len(alone) == len(together) == 2
     for one, two in zip(alone, together, strict=True):
-        del one["train_loss"], two["train_loss"]  # of a rank's own share
         assert two == pytest.approx(one, rel=1e-4)
 
 
