@@ -79,8 +79,14 @@ class _Clock:
     told: float = field(default_factory=time.monotonic)
     asked: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.monotonic)
+    lapped: float = field(default_factory=time.monotonic)
     steps: int = 0
     tokens: float = 0.0
+
+    def lap(self) -> float:
+        """Seconds since the step before was done, evaluation and checkpoint of that step included."""
+        before, self.lapped = self.lapped, time.monotonic()
+        return self.lapped - before
 
 
 def build(config: TrainConfig, model_folder: str, device: torch.device | None = None) -> nn.Module:
@@ -146,6 +152,7 @@ def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> N
             clock.steps, clock.tokens = clock.steps + 1, clock.tokens + drawn.num_tokens
             record = {"loss": loss, "gradient_norm": norm, "learning_rate": optimizer.lr * factor}
             record |= {"epoch": step // schedule.steps_per_epoch, "padded_tokens": drawn.num_tokens}
+            record["seconds"] = clock.lap()
             evaluating = progress.next_step in evaluate_at
             if evaluating:
                 metrics = evaluate(config, objective, strategy, data, place)

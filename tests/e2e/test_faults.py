@@ -5,6 +5,7 @@ Every kill is at a chosen place, by the process itself or by one that knows it i
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -42,6 +43,14 @@ def rows(out: Path, table: str = "scores") -> list[dict]:
 
 def weights(out: Path) -> bytes:
     return (out / "scorer" / "export" / "model.safetensors").read_bytes()
+
+
+def trajectory(out: Path) -> list[dict]:
+    """Every step of the scorer's training, once, without its time."""
+    lines = (out / "scorer" / "steps.jsonl").read_text().splitlines()
+    found = [{name: v for name, v in json.loads(line).items() if name != "seconds"} for line in lines]
+    assert [line["step"] for line in found] == list(range(1, len(found) + 1))
+    return found
 
 
 def test_the_run_is_whole(whole):
@@ -98,13 +107,9 @@ def test_a_shard_that_always_kills_its_actor_ends_with_an_error_and_keeps_the_ot
     assert rows(tmp_path) == rows(whole[0])
 
 
-def test_a_killed_training_worker(whole, tmp_path, monkeypatch):
-    from patentft.train import run as training
-
-    values = begun(whole, tmp_path, BEFORE_TRAINING)
-    values["scorer"]["checkpoint_seconds"] = 0.0  # a checkpoint at every step
-    marker = str(tmp_path / "killed")
-    original = training._worker_main
+def kill_at_fourth_step(training, tmp_path, monkeypatch, ranks: tuple[int, ...]) -> None:
+    """The workers of these ranks kill themselves, once."""
+    original, folder = training._worker_main, str(tmp_path)
 
     def dying(given):
         from patentft.train import worker
@@ -114,7 +119,9 @@ def test_a_killed_training_worker(whole, tmp_path, monkeypatch):
 
         def counted(*arguments):
             steps.append(1)
-            if len(steps) == 4 and not os.path.exists(marker):
+            rank = arguments[-1].rank
+            marker = f"{folder}/killed-{rank}"
+            if len(steps) == 4 and rank in ranks and not os.path.exists(marker):
                 Path(marker).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(*arguments)
@@ -126,10 +133,37 @@ def test_a_killed_training_worker(whole, tmp_path, monkeypatch):
             worker._optimizer_step = step
 
     monkeypatch.setattr(training, "_worker_main", dying)
+
+
+def test_a_killed_training_worker(whole, tmp_path, monkeypatch):
+    from patentft.train import run as training
+
+    values = begun(whole, tmp_path, BEFORE_TRAINING)
+    values["scorer"]["checkpoint_seconds"] = 0.0  # a checkpoint at every step
+    kill_at_fourth_step(training, tmp_path, monkeypatch, (0,))
     pipeline.run(pipeline.parse(values), QUIET)
-    assert os.path.exists(marker)
+    assert (tmp_path / "killed-0").exists()
     assert weights(tmp_path) == weights(whole[0])
+    assert trajectory(tmp_path) == trajectory(whole[0])
     assert rows(tmp_path) == rows(whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [{"kind": "ddp"}, {"kind": "fsdp"}, {"kind": "deepspeed", "zero": 2}])
+def test_one_and_all_of_two_training_workers_killed(whole, tmp_path, monkeypatch, strategy):
+    from patentft.train import run as training
+
+    keys = {"workers": 2, "cpus_per_worker": 0.9, "checkpoint_seconds": 0.0, "strategy": strategy}
+    for name, ranks in (("none", ()), ("one", (1,)), ("all", (0, 1))):
+        out = tmp_path / name
+        values = begun(whole, out, BEFORE_TRAINING)
+        values["scorer"] |= keys
+        with monkeypatch.context() as patch:
+            kill_at_fourth_step(training, out, patch, ranks)
+            pipeline.run(pipeline.parse({name: values[name] for name in ("out", *BEFORE_TRAINING, "scorer")}), QUIET)
+        assert len(list(out.glob("killed-*"))) == len(ranks)
+        assert weights(out) == weights(tmp_path / "none")
+        assert trajectory(out) == trajectory(tmp_path / "none")
 
 
 DRIVER = """
@@ -206,5 +240,6 @@ def test_a_killed_driver(whole, tmp_path, place):
         assert list((out / "scorer" / "ray_train").glob("*/checkpoint_*"))
     pipeline.run(pipeline.parse(values), QUIET)
     assert weights(out) == weights(whole[0])
+    assert trajectory(out) == trajectory(whole[0])
     assert rows(out) == rows(whole[0])
     assert not [path for path in out.rglob("*.tmp")]

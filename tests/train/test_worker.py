@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,13 @@ def config(objective: str = "rank", **changes) -> TrainConfig:
 
 
 def run(
-    folder: str, tiny: str, settings: TrainConfig, rank: int = 0, world: int = 1, latest: str | None = None
+    folder: str,
+    tiny: str,
+    settings: TrainConfig,
+    rank: int = 0,
+    world: int = 1,
+    latest: str | None = None,
+    preempted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train and keep every checkpoint as <folder>/<step>; runs in spawned processes too."""
     from transformers import AutoTokenizer
@@ -71,7 +78,7 @@ def run(
         shutil.rmtree(checkpoint)
 
     place = Path(latest) if latest else None
-    hooks = worker.Hooks(Place(rank, world, torch.device("cpu")), report, place, lambda line: None)
+    hooks = worker.Hooks(Place(rank, world, torch.device("cpu")), report, place, lambda line: None, preempted=preempted)
     worker.train(settings, tiny, worker.Data(train, valid, SpecialTokens.of(tokenizer)), hooks)
 
 
@@ -137,6 +144,21 @@ def test_a_resumed_run_is_bit_equal(tiny, tmp_path, objective, adapter):
         for file in ("state", "best", "optimizer"):
             one, two = (load_file(tmp_path / side / name / f"{file}.safetensors") for side in ("one", "two"))
             assert largest_difference(one, two) == 0, (name, file)
+
+
+def test_a_checkpoint_is_written_when_the_machine_will_be_taken_away(tiny, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "PREEMPTION_SECONDS", -1.0)  # ask at every step
+    asked = []
+
+    def preempted() -> bool:
+        asked.append(1)
+        return len(asked) == 4
+
+    run(str(tmp_path), tiny, config(), preempted=preempted)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["0002", "0004", "0005", "0007", "0010"]
+    (tmp_path / "on").mkdir()
+    run(str(tmp_path / "on"), tiny, config(), latest=str(tmp_path / "0004"))
+    assert largest_difference(final(tmp_path / "on"), final(whole)) == 0
 
 
 def test_lora_trains_the_adapter_and_the_head_only(tiny):
