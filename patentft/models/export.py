@@ -31,7 +31,8 @@ def write_folder(
     if adapter_model is not None:
         adapter_model.save_pretrained(folder / "adapter", safe_serialization=True)  # type: ignore[operator]
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's template: ours stands one folder up
-    backbone.config.patentft = dict(extra)  # type: ignore[union-attr]
+    known = getattr(backbone.config, "patentft", None) or {}  # type: ignore[union-attr]
+    backbone.config.patentft = {**known, **extra}  # type: ignore[union-attr]
     backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
 

@@ -27,10 +27,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from patentft.objectives import causal, contrastive, rank
+from patentft.objectives import causal, contrastive, masked, mntp, rank
 
-OBJECTIVES: dict[str, Any] = {"causal": causal, "rank": rank, "contrastive": contrastive}
+OBJECTIVES: dict[str, Any] = {
+    "causal": causal,
+    "rank": rank,
+    "contrastive": contrastive,
+    "masked": masked,
+    "mntp": mntp,
+}
 
 ObjectiveConfig = Annotated[
-    causal.CausalConfig | rank.RankConfig | contrastive.ContrastiveConfig, Field(discriminator="kind")
+    causal.CausalConfig | rank.RankConfig | contrastive.ContrastiveConfig | masked.MaskedConfig | mntp.MntpConfig,
+    Field(discriminator="kind"),
 ]
