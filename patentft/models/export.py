@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,17 @@ def blend(trained: dict[str, torch.Tensor], start: dict[str, torch.Tensor], shar
         else value
         for name, value in trained.items()
     }
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an objective says of its models."""
+
+    intro: str
+    use: str
+    """How one is loaded and run, in Python."""
+    library: str
+    tags: tuple[str, ...]
 
 
 def model_card(

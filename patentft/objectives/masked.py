@@ -17,6 +17,7 @@ from torch import nn
 from patentft.config import Config, ConfigError
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.objectives import masking, packed
 from patentft.objectives.encoded import SpecialTokens, Unit
 from patentft.objectives.packed import IGNORED, LanguageModel, Rows
@@ -24,6 +25,18 @@ from patentft.objectives.packed import IGNORED, LanguageModel, Rows
 INPUTS = ("packed",)
 METRIC = "log_likelihood"
 UNITS_PER_BATCH = None
+CARD = Card(
+    intro="An encoder that has read more text of this field: trained on, by predicting masked tokens.",
+    use=(
+        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
+        "model = AutoModelForMaskedLM.from_pretrained('.')\n"
+        "tokenizer = AutoTokenizer.from_pretrained('.')\n"
+        "text = f'A method of {tokenizer.mask_token} waste water.'\n"
+        "print(tokenizer.decode(model(**tokenizer(text, return_tensors='pt')).logits[0].argmax(-1)))"
+    ),
+    library="transformers",
+    tags=("patents", "fill-mask", "domain-adaptation"),
+)
 
 
 class MaskedConfig(Config):

@@ -19,6 +19,7 @@ from patentft.config import Config
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
 from patentft.models.bidirectional import make_bidirectional
+from patentft.models.export import Card
 from patentft.objectives import masking, packed
 from patentft.objectives.encoded import SpecialTokens, Unit
 from patentft.objectives.packed import IGNORED, LanguageModel, Rows
@@ -26,6 +27,24 @@ from patentft.objectives.packed import IGNORED, LanguageModel, Rows
 INPUTS = ("packed",)
 METRIC = "log_likelihood"
 UNITS_PER_BATCH = None
+CARD = Card(
+    intro=(
+        "A decoder without its causal mask: every token sees those after it too. It was trained on by masked "
+        "next-token prediction (LLM2Vec, arXiv:2404.05961): a start for an encoder of texts, not a model that writes. "
+        "`config.json` says so twice: transformers 5.23 reads `is_causal: false` and runs the model as it was trained; "
+        "a transformers that does not know this key **loads it causally without a warning**, and its outputs are then "
+        "not those of this model. patentft reads `patentft.bidirectional`."
+    ),
+    use=(
+        "from transformers import AutoModel, AutoTokenizer  # 5.23 or newer\n"
+        "model = AutoModel.from_pretrained('.')\n"
+        "assert model.config.is_causal is False\n"
+        "tokenizer = AutoTokenizer.from_pretrained('.')\n"
+        "vector = model(**tokenizer(text, return_tensors='pt')).last_hidden_state.mean(dim=1)"
+    ),
+    library="transformers",
+    tags=("patents", "feature-extraction", "llm2vec", "domain-adaptation"),
+)
 
 
 class MntpConfig(Config):
