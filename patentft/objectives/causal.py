@@ -46,7 +46,7 @@ def task(model: nn.Module, config: CausalConfig) -> Task:
     return Task("causal_lm")
 
 
-def units(rows: Rows, config: CausalConfig, epoch: int, seed: int) -> list[Unit]:
+def units(rows: Rows, config: CausalConfig, epoch: int, seed: int) -> packed.Units:
     return packed.units(rows, config.layout)
 
 

@@ -82,7 +82,7 @@ def task(model: nn.Module, config: MaskedConfig) -> Task:
     return Task("masked_lm")
 
 
-def units(rows: Rows, config: MaskedConfig, epoch: int, seed: int) -> list[Unit]:
+def units(rows: Rows, config: MaskedConfig, epoch: int, seed: int) -> packed.Units:
     return packed.units(rows, config.layout, (seed, epoch))
 
 

@@ -33,7 +33,8 @@ CARD = Card(
         "next-token prediction (LLM2Vec, arXiv:2404.05961): a start for an encoder of texts, not a model that writes. "
         "`config.json` says so twice: transformers 5.23 reads `is_causal: false` and runs the model as it was trained; "
         "a transformers that does not know this key **loads it causally without a warning**, and its outputs are then "
-        "not those of this model. patentft reads `patentft.bidirectional`."
+        "not those of this model. patentft reads `patentft.bidirectional`. An adapter in `adapter/` says nothing of "
+        "it: a base that it is put on must be made bidirectional first."
     ),
     use=(
         "from transformers import AutoModel, AutoTokenizer  # 5.23 or newer\n"
@@ -77,7 +78,7 @@ def task(model: nn.Module, config: MntpConfig) -> Task:
     return Task("causal_lm")
 
 
-def units(rows: Rows, config: MntpConfig, epoch: int, seed: int) -> list[Unit]:
+def units(rows: Rows, config: MntpConfig, epoch: int, seed: int) -> packed.Units:
     return packed.units(rows, config.layout, (seed, epoch))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -91,20 +91,46 @@ class ArrayRows:
         return self.input_ids[index], self.segment_ids[index]
 
 
-def units(rows: Rows, layout: Layout = "packed", draw: tuple[int, ...] = ()) -> list[Unit]:
+class Units(Sequence[Unit]):
+    """Units made when they are asked for: of a billion segments only the numbers are held."""
+
+    def __init__(
+        self, places: tuple[npt.NDArray[np.int64], ...], tokens: npt.NDArray[np.int64], draw: tuple[int, ...]
+    ) -> None:
+        self.tokens = tokens
+        """(N,) of every unit."""
+        self._places = places  # a unit's rows are the entries at its number, each (N,)
+        self._draw = draw
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> Unit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Unit]: ...
+
+    def __getitem__(self, index: int | slice) -> Unit | list[Unit]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        rows = tuple(int(places[index]) for places in self._places)
+        return Unit(rows, int(self.tokens[index]), (*self._draw, *rows) if self._draw else ())
+
+
+def units(rows: Rows, layout: Layout = "packed", draw: tuple[int, ...] = ()) -> Units:
     """Every row (packed) or segment (padded) with a token that another of its text can predict; the plan shuffles.
 
     A unit's rows are (row,) or (row, segment); with a `draw`, such as (seed, epoch), its own is `draw` and those.
     """
     if layout == "packed":
-        filled = np.flatnonzero(rows.num_tokens > rows.num_segments).tolist()
-        return [Unit((row,), rows.tokens_per_row, (*draw, row) if draw else ()) for row in filled]
+        filled = np.flatnonzero(rows.num_tokens > rows.num_segments)
+        return Units((filled,), np.full(len(filled), rows.tokens_per_row), draw)
     counts, lengths = rows.num_segments, rows.segment_tokens
     row_of = np.repeat(np.arange(len(counts)), counts)
     segment_of = np.arange(len(lengths)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
     long = lengths > 1
-    found = zip(row_of[long].tolist(), segment_of[long].tolist(), lengths[long].tolist(), strict=True)
-    return [Unit((row, segment), tokens, (*draw, row, segment) if draw else ()) for row, segment, tokens in found]
+    return Units((row_of[long], segment_of[long]), lengths[long], draw)
 
 
 def stack(
@@ -190,9 +216,11 @@ class LanguageModel(nn.Module):
             given["attention_mask"] = batch["attention_mask"]
         self._labelled = batch["labels"] != IGNORED if self.labelled_only else None
         try:
-            return self.model(input_ids=batch["input_ids"], **given).logits
+            logits = self.model(input_ids=batch["input_ids"], **given).logits
         finally:
             self._labelled = None
+        # the virtual tokens of prompt tuning come first
+        return logits if self.labelled_only else logits[:, logits.shape[1] - batch["input_ids"].shape[1] :]
 
     def _packed(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The mask and positions of packed rows, in the form that the model's attention reads."""

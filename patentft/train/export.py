@@ -62,6 +62,7 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
         adapter_model = None
     if hasattr(objective, "finish"):
         objective.finish(plain)
+        adapter_model = None  # the base that it would be put on lacks what `finish` has just added
     write_folder(out, plain, adapter_model, tokenizer, base, extra)  # type: ignore[arg-type]
     if isinstance(module, BiEncoder):
         write_sentence_transformers_files(out, local_folder(base), module.pooling, config.objective.section_tokens)  # type: ignore[union-attr]
@@ -120,7 +121,7 @@ def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metric
         intro = "A bi-encoder: the cosine of a technique's and a patent's vector says how well they match."
         use = "from sentence_transformers import SentenceTransformer\nvectors = SentenceTransformer('.').encode(texts)"
         library, tags = "sentence-transformers", ["patents", "sentence-similarity"]
-    if config.adapter.kind == "lora":
+    if config.adapter.kind == "lora" and not hasattr(OBJECTIVES[config.objective.kind], "finish"):
         intro += " The weights here have the LoRA adapter merged; the adapter alone is in `adapter/`."
     return model_card(
         title=f"{stage.name}: {config.objective.kind} fine-tune of {config.model}",

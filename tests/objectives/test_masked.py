@@ -196,6 +196,32 @@ def test_logits_at_masked_tokens_are_those_of_the_plain_model(bert: str) -> None
     assert torch.equal(again, own)  # outside of the module the model is as it was
 
 
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+@pytest.mark.parametrize("tuning", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_padded_texts_with_virtual_tokens(kind: str, tuning: str, bert: str, llama: str) -> None:
+    """What comes before a text moves none of its labels, and the padding of a batch none of its loss."""
+    import peft
+
+    objective: Any = {"causal": causal, "masked": masked}[kind]
+    config: Any = {"causal": CausalConfig(layout="padded"), "masked": MaskedConfig(layout="padded")}[kind]
+    model: Any = (AutoModelForCausalLM if kind == "causal" else AutoModelForMaskedLM).from_pretrained(
+        llama if kind == "causal" else bert
+    )
+    task = "CAUSAL_LM" if kind == "causal" else "FEATURE_EXTRACTION"
+    torch.manual_seed(0)
+    module = objective.wrap(
+        peft.get_peft_model(model, getattr(peft, tuning)(task_type=task, num_virtual_tokens=4)), config
+    )
+    rows = together()
+    units = objective.units(rows, config, 0, 0)[:6]
+    batch = objective.collate(rows, units, TOKENS)
+    total, _, _ = objective.loss(module.eval(), batch, config)
+    each = [objective.loss(module, objective.collate(rows, [unit], TOKENS), config)[0] for unit in units]
+    assert float(total) == pytest.approx(sum(map(float, each)), rel=1e-5)
+    total.backward()
+    assert all(bool((p.grad != 0).any()) for p in module.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_packed_rows_with_either_attention(llama: str, attention: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(llama, attn_implementation=attention).eval()
