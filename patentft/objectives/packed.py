@@ -25,6 +25,8 @@ from patentft.objectives.encoded import SpecialTokens, Unit
 
 Layout = Literal["packed", "padded"]
 
+PLAIN_MASK_ONLY = ("bloom", "deberta", "deberta-v2")
+"""Model types that make more of the mask than a mask, such as distances, and take none with a row per token."""
 IGNORED = -100
 """The label of a token that is not predicted."""
 
@@ -232,15 +234,15 @@ class LanguageModel(nn.Module):
                 f"{batch['input_ids'].shape[1]} packed tokens are longer; set objective.layout: padded, or pack rows "
                 f"of at most {window}"
             )
-        mask = attention_mask(batch["segment_ids"], causal=self.causal)
         attention = config._attn_implementation
-        if attention == "eager":  # it adds the mask to the scores
-            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
-        elif attention != "sdpa":
+        if config.model_type in PLAIN_MASK_ONLY or attention not in ("sdpa", "eager"):
             raise ConfigError(
-                f"model of type {config.model_type}: its attention {attention!r} takes no mask of packed rows; set "
+                f"model of type {config.model_type}: its attention ({attention}) takes no mask of packed rows; set "
                 f"objective.layout: padded"
             )
+        mask = attention_mask(batch["segment_ids"], causal=self.causal)
+        if attention == "eager":  # it adds the mask to the scores
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
         return {"attention_mask": mask, "position_ids": batch["position_ids"] + first_position(config)}
 
     def _only_labelled(self, head: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor] | None:

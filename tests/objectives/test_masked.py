@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BloomConfig
 
 from patentft.config import ConfigError, build
 from patentft.corpus.texts.pack import packed_table
@@ -234,6 +234,10 @@ def test_packed_rows_with_either_attention(llama: str, attention: str) -> None:
 
 
 def test_models_that_cannot_are_refused_by_name(llama: str, tmp_path: Path) -> None:
+    bloom = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=90, hidden_size=32, n_layer=1, n_head=2))
+    batch = causal.collate(together(), causal.units(together(), CausalConfig(), 0, 0)[:1], TOKENS)
+    with pytest.raises(ConfigError, match=r"type bloom: its attention .* set objective\.layout: padded"):
+        causal.wrap(bloom, CausalConfig())(batch)
     with pytest.raises(ConfigError, match=r"of type llama, which has no head for masked tokens.*mntp or causal"):
         masked.build(llama, CONFIG, Loading())
     folder = save_tiny_bert(tmp_path)
