@@ -8,7 +8,21 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MPNetConfig,
+    MPNetForMaskedLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from patentft.corpus import synth
 
@@ -26,10 +40,10 @@ def words_of_synth(count: int = 1500) -> list[str]:
     return sorted(counts, key=lambda word: (-counts[word], word))[:count]
 
 
-def tiny_tokenizer(folder: Path) -> dict[str, int]:
-    """Writes a WordPiece tokenizer into the folder; returns its vocabulary."""
+def tiny_tokenizer(folder: Path, specials: list[str] = SPECIALS, mask: bool = True) -> dict[str, int]:
+    """Writes a WordPiece tokenizer into the folder; returns its vocabulary. mask: whether it has a mask token."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,;:()-/")
-    pieces = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters), *words_of_synth()]
+    pieces = [*specials, *letters, *(f"##{letter}" for letter in letters), *words_of_synth()]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -39,7 +53,7 @@ def tiny_tokenizer(folder: Path) -> dict[str, int]:
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
     )
-    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", *(["mask"] if mask else []))}
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=256,
@@ -135,6 +149,50 @@ def save_tiny_chat(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_mpnet(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> str:
+    """A random MPNet; its padding token is 1, from which it counts positions; returns the folder."""
+    vocabulary = tiny_tokenizer(folder, ["[UNK]", "[PAD]", *SPECIALS[2:]])
+    torch.manual_seed(seed)
+    config = MPNetConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=258,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=1,
+    )
+    MPNetForMaskedLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_decoder(
+    folder: Path, kind: str, layers: int = 2, seed: int = 0, mask: bool = True, **changes: Any
+) -> str:
+    """A random decoder ("llama", "mistral", "qwen2", "qwen3"; hidden size 32); returns the folder.
+
+    mask: whether its tokenizer has a mask token. changes: keys of its configuration.
+    """
+    kinds: dict[str, Any] = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "mistral": (MistralConfig, MistralForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    }
+    config_class, model_class = kinds[kind]
+    vocabulary = tiny_tokenizer(folder, mask=mask)
+    torch.manual_seed(seed)
+    values = {
+        "vocab_size": len(vocabulary), "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64, "max_position_embeddings": 256,
+        "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0,
+    }  # fmt: skip
+    model_class(config_class(**{**values, **changes})).save_pretrained(folder)
     return str(folder)
 
 

@@ -24,6 +24,8 @@ class Loading:
     """Arguments of transformers' BitsAndBytesConfig, for a base that stays frozen."""
     device: torch.device | None = None
     """Where a quantized base is put: it is quantized as it is loaded."""
+    tokenizer: str | None = None
+    """The folder of the run's own tokenizer, where the objective has added tokens; None: the base's."""
 
 
 def load_backbone(folder: str, auto_class: Any, loading: Loading, **options: Any) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def write_folder(
     if adapter_model is not None:
         adapter_model.save_pretrained(folder / "adapter", safe_serialization=True)  # type: ignore[operator]
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's template: ours stands one folder up
-    backbone.config.patentft = dict(extra)  # type: ignore[union-attr]
+    known = getattr(backbone.config, "patentft", None) or {}  # type: ignore[union-attr]
+    backbone.config.patentft = {**known, **extra}  # type: ignore[union-attr]
     backbone.save_pretrained(folder, safe_serialization=True)  # type: ignore[operator]
     tokenizer.save_pretrained(folder)
 
@@ -71,6 +73,17 @@ def blend(trained: dict[str, torch.Tensor], start: dict[str, torch.Tensor], shar
         else value
         for name, value in trained.items()
     }
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an objective says of its models."""
+
+    intro: str
+    use: str
+    """How one is loaded and run, in Python."""
+    library: str
+    tags: tuple[str, ...]
 
 
 def model_card(

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 
 from patentft.config import ConfigError
+from patentft.models.bidirectional import is_bidirectional, make_bidirectional
 from patentft.models.pool import Pooling, pool
 
 PACKAGE_PREFIX = "package:"
@@ -283,7 +284,8 @@ def load_encoder(
     """Load tokenizer and weights of a resolved reference (a folder, a PEFT adapter folder, or a hub id).
 
     pooling "auto": what the folder's modules.json says; without one, the last token for a causal architecture and the
-    mean otherwise. max_tokens: the least of sentence_bert_config's, the tokenizer's and the positions the model has.
+    mean otherwise. A decoder trained without its causal mask (`config.patentft.bidirectional`) is run so.
+    max_tokens: the least of sentence_bert_config's, the tokenizer's and the positions the model has.
     Raises ConfigError for an encoder-decoder, a slow tokenizer, pickled weights, an unsupported module or pooling.
     """
     folder = local_folder(resolved)
@@ -368,6 +370,8 @@ def _load_model(base: Path, adapter: Path | None, device: torch.device, dtype: t
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    if is_bidirectional(config):
+        make_bidirectional(model)
     if adapter is not None:
         model = _with_adapter(model, adapter)
     return model.to(device).eval().requires_grad_(False)
@@ -376,7 +380,15 @@ def _load_model(base: Path, adapter: Path | None, device: torch.device, dtype: t
 def _with_adapter(model: Any, adapter: Path) -> Any:
     """`model` with the PEFT adapter; merged into the weights where the method allows it (same numbers, less work)."""
     from peft import PeftModel
+    from safetensors import safe_open
 
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        headed = [name for name in file.keys() if name.startswith(f"base_model.model.{model.base_model_prefix}.")]  # noqa: SIM118
+    if headed:  # PEFT would find none of its layers, and say so in a warning at most
+        raise ConfigError(
+            f"adapter {adapter} was trained around a model with a head ({headed[0]}): it cannot be put on the bare "
+            f"encoder; load the export folder that it lies in, whose weights have it merged"
+        )
     wrapped: Any = PeftModel.from_pretrained(model, str(adapter), use_safetensors=True)
     mergeable = hasattr(wrapped.base_model, "merge_and_unload")
     return wrapped.merge_and_unload() if mergeable else wrapped
@@ -414,6 +426,11 @@ def position_limit(config: Any) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     if not positions or positions < 0:
         return None
+    return int(positions) - first_position(config)
+
+
+def first_position(config: Any) -> int:
+    """The position id of a text's first token: 0, but padding index + 1 for RoBERTa and its kin."""
     offset_kinds = (
         "roberta",
         "mpnet",
@@ -426,13 +443,15 @@ def position_limit(config: Any) -> int | None:
         "luke",
     )
     kind = str(config.model_type)
+    if kind == "mpnet":
+        return 2  # whatever its configuration says of padding
     if kind in offset_kinds or "roberta" in kind:
         padding = getattr(config, "pad_token_id", None)
-        return int(positions) - (1 if padding is None else int(padding)) - 1
-    return int(positions)
+        return 1 + (1 if padding is None else int(padding))
+    return 0
 
 
 def _is_causal(config: Any) -> bool:
-    return any(
+    return not is_bidirectional(config) and any(
         str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in getattr(config, "architectures", None) or []
     )

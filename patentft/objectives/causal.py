@@ -1,4 +1,4 @@
-"""Next-token prediction on packed rows: domain adaptation of a decoder.
+"""Next-token prediction: domain adaptation of a decoder.
 
 The last token of a segment predicts nothing: what follows it is another text. Weight of a row in the step: the tokens
 it predicts, so every token of the step counts alike however the texts were packed.
@@ -30,6 +30,9 @@ class CausalConfig(Config):
     """Predict each token from those before it in its text."""
 
     kind: Literal["causal"] = "causal"
+    layout: packed.Layout = "packed"
+    """How texts lie in a batch: several in a row, or each in a padded row of its own, which prompt and prefix tuning
+    need."""
 
 
 def build(folder: str, config: CausalConfig, loading: Loading) -> nn.Module:
@@ -43,8 +46,8 @@ def task(model: nn.Module, config: CausalConfig) -> Task:
     return Task("causal_lm")
 
 
-def units(rows: Rows, config: CausalConfig, epoch: int, seed: int) -> list[Unit]:
-    return packed.units(rows)
+def units(rows: Rows, config: CausalConfig, epoch: int, seed: int) -> packed.Units:
+    return packed.units(rows, config.layout)
 
 
 def weight(batch: Mapping[str, torch.Tensor], config: CausalConfig) -> float:
@@ -53,13 +56,15 @@ def weight(batch: Mapping[str, torch.Tensor], config: CausalConfig) -> float:
 
 
 def collate(rows: Rows, chosen: Sequence[Unit], tokens: SpecialTokens) -> dict[str, torch.Tensor]:
-    """input_ids, segment_ids, position_ids (B, T); labels (B, T): the token that follows, IGNORED where none does."""
-    ids, segments = packed.stack(rows, chosen)
+    """input_ids and labels (B, T), with segment_ids and position_ids or attention_mask (B, T), all int64.
+
+    A label is the token that follows, IGNORED where none does.
+    """
+    ids, segments = packed.stack(rows, chosen, tokens)
     labels = np.full_like(ids, IGNORED)
     follows = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
     labels[:, :-1][follows] = ids[:, 1:][follows]
-    arrays = {"input_ids": ids, "segment_ids": segments, "position_ids": packed.positions(segments), "labels": labels}
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return packed.tensors({**packed.inputs(ids, segments, chosen), "labels": labels})
 
 
 def wrap(backbone: nn.Module, config: CausalConfig) -> nn.Module:

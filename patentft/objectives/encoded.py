@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load, save
 
+from patentft.config import ConfigError
+
 
 @dataclass
 class Encoded:
@@ -66,12 +68,20 @@ class SpecialTokens:
     vocabulary_size: int = 0
 
     @classmethod
-    def of(cls, tokenizer: Any) -> SpecialTokens:
-        """Of a transformers tokenizer."""
-        pad = tokenizer.pad_token_id
-        return cls(
-            0 if pad is None else pad, tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids), len(tokenizer)
-        )
+    def of(cls, tokenizer: Any, mask_token: str | None = None) -> SpecialTokens:
+        """Of a transformers tokenizer. mask_token: what masks where the tokenizer has no mask token.
+
+        Raises ConfigError for a `mask_token` that is none of its tokens.
+        """
+        pad, mask, special = tokenizer.pad_token_id, tokenizer.mask_token_id, set(tokenizer.all_special_ids)
+        if mask is None and mask_token is not None:
+            mask = tokenizer.get_vocab().get(mask_token)
+            if mask is None:
+                raise ConfigError(
+                    f"objective.mask_token: {mask_token!r} is no token of the tokenizer; set one of its tokens"
+                )
+            special.add(mask)
+        return cls(0 if pad is None else pad, mask, frozenset(special), len(tokenizer))
 
 
 def pad(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> dict[str, torch.Tensor]:

@@ -1,14 +1,17 @@
 """What language-model objectives share: rows of packed tokens, in which no text sees another.
 
-A row is a unit. A segment is a text, or a piece of one; segment 0 is padding. The attention mask is built from the
-segments, so a row of many texts gives the same outputs as each text alone at its own positions.
+A segment is a text, or a piece of one; segment 0 is padding. Two layouts give the same loss and the same gradient:
+
+    packed   a unit is a row as it lies; a (T, T) attention mask built from the segments keeps texts apart
+    padded   a unit is a segment, right-padded in a row of its own under a plain mask: for adapters that put tokens or
+             keys in front of a text (prompt and prefix tuning), and for texts longer than a sliding window
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +19,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from patentft.objectives.encoded import Unit
+from patentft.config import ConfigError
+from patentft.models.load import first_position
+from patentft.objectives.encoded import SpecialTokens, Unit
 
+Layout = Literal["packed", "padded"]
+
+PLAIN_MASK_ONLY = ("bloom", "deberta", "deberta-v2")
+"""Model types that make more of the mask than a mask, such as distances, and take none with a row per token."""
 IGNORED = -100
 """The label of a token that is not predicted."""
 
@@ -39,6 +48,11 @@ class Rows(Protocol):
     @property
     def num_segments(self) -> npt.NDArray[np.int64]:
         """(N,)"""
+        ...
+
+    @property
+    def segment_tokens(self) -> npt.NDArray[np.int64]:
+        """(sum of num_segments,) tokens of each segment, row after row."""
         ...
 
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -69,21 +83,87 @@ class ArrayRows:
     def num_segments(self) -> npt.NDArray[np.int64]:
         return self.segment_ids.max(axis=1, initial=0).astype(np.int64)
 
+    @property
+    def segment_tokens(self) -> npt.NDArray[np.int64]:
+        starts = np.cumsum(self.num_segments) - self.num_segments
+        flat = (self.segment_ids + starts[:, None] - 1)[self.segment_ids > 0]
+        return np.bincount(flat, minlength=int(self.num_segments.sum()))
+
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         return self.input_ids[index], self.segment_ids[index]
 
 
-def units(rows: Rows) -> list[Unit]:
-    """Every row that predicts something, the same in every epoch: the plan shuffles."""
-    filled = np.flatnonzero(rows.num_tokens > rows.num_segments)
-    return [Unit((row,), rows.tokens_per_row) for row in filled.tolist()]
+class Units(Sequence[Unit]):
+    """Units made when they are asked for: of a billion segments only the numbers are held."""
+
+    def __init__(
+        self, places: tuple[npt.NDArray[np.int64], ...], tokens: npt.NDArray[np.int64], draw: tuple[int, ...]
+    ) -> None:
+        self.tokens = tokens
+        """(N,) of every unit."""
+        self._places = places  # a unit's rows are the entries at its number, each (N,)
+        self._draw = draw
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> Unit: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Unit]: ...
+
+    def __getitem__(self, index: int | slice) -> Unit | list[Unit]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        rows = tuple(int(places[index]) for places in self._places)
+        return Unit(rows, int(self.tokens[index]), (*self._draw, *rows) if self._draw else ())
 
 
-def stack(rows: Rows, chosen: Sequence[Unit]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(ids, segments) of the units' rows, each (B, T) int64."""
-    pairs = [rows.row(unit.rows[0]) for unit in chosen]
-    ids = np.stack([ids for ids, _ in pairs]).astype(np.int64)
-    return ids, np.stack([segments for _, segments in pairs]).astype(np.int64)
+def units(rows: Rows, layout: Layout = "packed", draw: tuple[int, ...] = ()) -> Units:
+    """Every row (packed) or segment (padded) with a token that another of its text can predict; the plan shuffles.
+
+    A unit's rows are (row,) or (row, segment); with a `draw`, such as (seed, epoch), its own is `draw` and those.
+    """
+    if layout == "packed":
+        filled = np.flatnonzero(rows.num_tokens > rows.num_segments)
+        return Units((filled,), np.full(len(filled), rows.tokens_per_row), draw)
+    counts, lengths = rows.num_segments, rows.segment_tokens
+    row_of = np.repeat(np.arange(len(counts)), counts)
+    segment_of = np.arange(len(lengths)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+    long = lengths > 1
+    return Units((row_of[long], segment_of[long]), lengths[long], draw)
+
+
+def stack(
+    rows: Rows, chosen: Sequence[Unit], tokens: SpecialTokens
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(ids, segments) of the units, each (B, T) int64; T is the longest unit's where units are segments."""
+    pairs = []
+    for unit in chosen:
+        ids, segments = rows.row(unit.rows[0])
+        if len(unit.rows) > 1:
+            ids = ids[segments == unit.rows[1]]
+            segments = np.full(len(ids), unit.rows[1])
+        pairs.append((ids, segments))
+    shape = (len(pairs), max(len(ids) for ids, _ in pairs))
+    all_ids, all_segments = np.full(shape, tokens.pad, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    for index, (ids, segments) in enumerate(pairs):
+        all_ids[index, : len(ids)], all_segments[index, : len(ids)] = ids, segments
+    return all_ids, all_segments
+
+
+def inputs(
+    ids: npt.NDArray[np.int64], segments: npt.NDArray[np.int64], chosen: Sequence[Unit]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """What a LanguageModel reads: input_ids, with segment_ids and position_ids or, of segments, attention_mask."""
+    if len(chosen[0].rows) > 1:
+        return {"input_ids": ids, "attention_mask": (segments > 0).astype(np.int64)}
+    return {"input_ids": ids, "segment_ids": segments, "position_ids": positions(segments)}
+
+
+def tensors(arrays: Mapping[str, npt.NDArray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def positions(segments: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -107,22 +187,70 @@ def attention_mask(segments: torch.Tensor, *, causal: bool) -> torch.Tensor:
 
 
 class LanguageModel(nn.Module):
-    """A transformers model with a head over the vocabulary, given packed rows."""
+    """A transformers model with a head over the vocabulary, given packed rows or padded segments.
 
-    def __init__(self, model: nn.Module, *, causal: bool) -> None:
+    causal: whether a token of a packed row sees only those before it. decoder: whether the model keeps keys and values
+    (unset: as causal). labelled_only: logits are made only where there is a label, which spares most of the memory
+    where few tokens are predicted; on packed rows of a causal model nearly all are, and nothing would be spared.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, causal: bool, decoder: bool | None = None, labelled_only: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
         self.causal = causal
+        self.decoder = causal if decoder is None else decoder
+        self.labelled_only = labelled_only
+        self._labelled: torch.Tensor | None = None
+        if labelled_only:  # a hook at the head itself: whatever wraps the model, it holds
+            model.get_output_embeddings().register_forward_pre_hook(self._only_labelled)  # type: ignore[operator]
 
     def forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """(B, T, vocabulary) logits."""
-        extra = {"use_cache": False} if self.causal else {}
-        return self.model(
-            input_ids=batch["input_ids"],
-            attention_mask=attention_mask(batch["segment_ids"], causal=self.causal),
-            position_ids=batch["position_ids"],
-            **extra,
-        ).logits
+        """(B, T, vocabulary) logits; with labelled_only (N, vocabulary), those of the N labels in order.
+
+        Raises ConfigError for packed rows that the model cannot take.
+        """
+        given: dict[str, Any] = {"use_cache": False} if self.decoder else {}
+        if "segment_ids" in batch:
+            given |= self._packed(batch)
+        else:
+            given["attention_mask"] = batch["attention_mask"]
+        self._labelled = batch["labels"] != IGNORED if self.labelled_only else None
+        try:
+            logits = self.model(input_ids=batch["input_ids"], **given).logits
+        finally:
+            self._labelled = None
+        # the virtual tokens of prompt tuning come first
+        return logits if self.labelled_only else logits[:, logits.shape[1] - batch["input_ids"].shape[1] :]
+
+    def _packed(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The mask and positions of packed rows, in the form that the model's attention reads."""
+        config: Any = self.model.config
+        window = getattr(config, "sliding_window", None)
+        if window is not None and batch["input_ids"].shape[1] > window:
+            raise ConfigError(
+                f"model of type {config.model_type}: it sees {window} tokens to a side, and rows of "
+                f"{batch['input_ids'].shape[1]} packed tokens are longer; set objective.layout: padded, or pack rows "
+                f"of at most {window}"
+            )
+        attention = config._attn_implementation
+        if config.model_type in PLAIN_MASK_ONLY or attention not in ("sdpa", "eager"):
+            raise ConfigError(
+                f"model of type {config.model_type}: its attention ({attention}) takes no mask of packed rows; set "
+                f"objective.layout: padded"
+            )
+        mask = attention_mask(batch["segment_ids"], causal=self.causal)
+        if attention == "eager":  # it adds the mask to the scores
+            mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
+        return {"attention_mask": mask, "position_ids": batch["position_ids"] + first_position(config)}
+
+    def _only_labelled(self, head: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor] | None:
+        """Of (B, V + T, hidden), the (N, hidden) at labels; V virtual tokens of prompt tuning come first."""
+        if self._labelled is None:
+            return None
+        hidden = given[0]
+        return (hidden[:, hidden.shape[1] - self._labelled.shape[1] :][self._labelled],)
 
 
 def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -136,11 +264,21 @@ def parameter_groups(module: nn.Module, lr: float, weight_decay: float) -> list[
 
 
 def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-    """(summed cross-entropy in nats, tokens predicted, logs). logits (B, T, V); labels (B, T), IGNORED where none."""
+    """(summed cross-entropy in nats, tokens predicted, logs).
+
+    logits: (B, T, V), or (N, V) for the N labels alone. labels: (B, T), IGNORED where there is none.
+    """
     count = (labels != IGNORED).sum()
-    flat = logits.flatten(0, 1).float()
-    total = functional.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    logits, labels = _flat(logits, labels)
+    total = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
     return total, count.float(), {}
+
+
+def _flat(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both with one row per token."""
+    if logits.ndim == 2:
+        return logits, labels[labels != IGNORED]
+    return logits.flatten(0, 1), labels.flatten()
 
 
 def num_predicted(labels: torch.Tensor) -> float:
@@ -152,7 +290,8 @@ def predicted(module: nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str,
     """For `metrics`: the batch's summed loss, tokens predicted, and how many of them were the likeliest token."""
     logits = module(batch)
     total, count, _ = token_loss(logits, batch["labels"])
-    right = (logits.argmax(dim=-1) == batch["labels"]).sum()
+    logits, labels = _flat(logits, batch["labels"])
+    right = (logits.argmax(dim=-1) == labels).sum()
     return {
         "loss": np.array([float(total)]),
         "weight": np.array([float(count)]),

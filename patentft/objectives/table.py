@@ -4,8 +4,10 @@ An objective is a module with
 
     INPUTS            which data it learns from, keys of `train.config.INPUTS`: a run gives one of them
     METRIC            the name, in `metrics`, of the number that chooses the best weights; larger is better
+    CARD              what the card of an exported model says of it (models.export.Card), if not in `train.export`
     UNITS_PER_BATCH   at most so many units in a micro-batch; None for no limit
     Config            a Config with `kind`
+    prepare_tokenizer(tokenizer, data, config) -> tokenizer   if it adds tokens: once, by the driver, of the train side
     encode(data, tokenizer, config) -> (Encoded, counts)      once, by the driver; not for "packed"
     prepare(module, data, config, batches, gather) -> Encoded optional: what the starting model must say of the data,
                                                               see `dpo.prepare`
@@ -13,6 +15,7 @@ An objective is a module with
     task(model, config) -> Task                               what an adapter must know
     wrap(model, config) -> Module                             what is trained: forward(batch)
     backbone(module) -> the transformers (or PEFT) model inside
+    finish(model)                                             if the trained model is not yet a plain one: in place
     units(data, config, epoch, seed) -> [Unit]                what is never divided between micro-batches
     collate(data, units, tokens) -> batch                     named tensors
     weight(batch, config) -> float                            how much the batch counts in its step's mean
@@ -29,7 +32,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from patentft.objectives import causal, contrastive, dpo, instruct, rank, reward
+from patentft.objectives import causal, contrastive, dpo, instruct, masked, mntp, rank, reward, techtoken
 
 OBJECTIVES: dict[str, Any] = {
     "causal": causal,
@@ -38,6 +41,9 @@ OBJECTIVES: dict[str, Any] = {
     "instruct": instruct,
     "dpo": dpo,
     "reward": reward,
+    "masked": masked,
+    "mntp": mntp,
+    "techtoken": techtoken,
 }
 
 ObjectiveConfig = Annotated[
@@ -46,6 +52,9 @@ ObjectiveConfig = Annotated[
     | contrastive.ContrastiveConfig
     | instruct.InstructConfig
     | dpo.DpoConfig
-    | reward.RewardConfig,
+    | reward.RewardConfig
+    | masked.MaskedConfig
+    | mntp.MntpConfig
+    | techtoken.TechTokenConfig,
     Field(discriminator="kind"),
 ]

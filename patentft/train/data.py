@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow.compute as pc
+
 from patentft.config import ConfigError
 from patentft.corpus.lookup import patent_texts, section_texts
-from patentft.objectives.texts import PairTexts, PreferenceTexts, QaTexts
+from patentft.objectives.texts import CodedTexts, PairTexts, PreferenceTexts, QaTexts
 from patentft.store import StageFolder
 from patentft.train.config import TrainConfig
 
@@ -81,5 +83,26 @@ def _rows_apart(
     return rows
 
 
-LOADERS: dict[str, Any] = {"pairs": pair_texts, "qa": qa_texts, "preferences": preference_texts}
+def coded_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> CodedTexts:
+    """The texts of `side` (train, valid) with their CPC symbols, in the table's order. Raises ConfigError without."""
+    assert config.texts is not None  # the config's own check
+    assert config.text_roles is not None
+    roles = inputs[config.text_roles].read("text_roles")
+    wanted = roles.filter(pc.equal(roles["role"], side))["id"]  # pyright: ignore[reportAttributeAccessIssue]
+    texts = inputs[config.texts].read("texts", ["text_id", "text", "codes"])
+    texts = texts.filter(
+        pc.is_in(texts["text_id"], value_set=wanted.combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
+    )
+    if not len(texts):
+        raise ConfigError(f"stage {config.text_roles!r} has no texts of {config.texts!r} on the {side} side")
+    codes = [each or () for each in texts["codes"].to_pylist()]
+    return CodedTexts(texts["text_id"].to_pylist(), texts["text"].to_pylist(), codes)
+
+
+LOADERS: dict[str, Any] = {
+    "pairs": pair_texts,
+    "coded": coded_texts,
+    "qa": qa_texts,
+    "preferences": preference_texts,
+}
 """A key of INPUTS -> what reads one side of it; packed rows are mapped, see `train.packed`."""

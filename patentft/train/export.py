@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from patentft.models.adapters.state import count_parameters, load_trainable_state, merged, trainable_state
-from patentft.models.export import blend, model_card, write_folder, write_sentence_transformers_files
+from patentft.models.export import Card, blend, model_card, write_folder, write_sentence_transformers_files
 from patentft.models.load import local_folder
 from patentft.objectives.contrastive import BiEncoder
 from patentft.objectives.rank import PairScorer
@@ -61,6 +61,9 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
         adapter_model = objective.backbone(fresh)
     else:
         adapter_model = None
+    if hasattr(objective, "finish"):
+        objective.finish(plain)
+        adapter_model = None  # the base that it would be put on lacks what `finish` has just added
     write_folder(out, plain, adapter_model, tokenizer, base, extra)  # type: ignore[arg-type]
     if isinstance(module, BiEncoder):
         write_sentence_transformers_files(out, local_folder(base), module.pooling, config.objective.section_tokens)  # type: ignore[union-attr]
@@ -89,7 +92,10 @@ def _merge_with_parity(adapter_model: nn.Module, tokenizer: Any) -> tuple[float,
 
 
 def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metrics: dict[str, Any]) -> str:
-    if config.objective.kind == "rank":
+    own: Card | None = getattr(OBJECTIVES[config.objective.kind], "CARD", None)
+    if own is not None:
+        intro, use, library, tags = own.intro, own.use, own.library, list(own.tags)
+    elif config.objective.kind == "rank":
         intro = (
             "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are "
             "`logit + cosine_weight * (cosine - cosine_center)`, where "
@@ -139,7 +145,7 @@ def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metric
         intro = "A bi-encoder: the cosine of a technique's and a patent's vector says how well they match."
         use = "from sentence_transformers import SentenceTransformer\nvectors = SentenceTransformer('.').encode(texts)"
         library, tags = "sentence-transformers", ["patents", "sentence-similarity"]
-    if config.adapter.kind == "lora":
+    if config.adapter.kind == "lora" and not hasattr(OBJECTIVES[config.objective.kind], "finish"):
         intro += " The weights here have the LoRA adapter merged; the adapter alone is in `adapter/`."
     return model_card(
         title=f"{stage.name}: {config.objective.kind} fine-tune of {config.model}",

@@ -1,7 +1,8 @@
 """PACKED parts as arrays that are mapped, not read: any row of any part in microseconds, memory held by the page cache.
 
     packed/part-00003.parquet -> encoded/train/part-00003.safetensors   input_ids, segment_ids (rows, tokens) int32
-                              -> encoded/train/rows.safetensors         num_tokens, num_segments of every row
+                              -> encoded/train/rows.safetensors         num_tokens, num_segments of every row,
+                                                                      segment_tokens of every segment
 
 Every part has equally many rows, so row i is row i % rows_per_part of part i // rows_per_part.
 """
@@ -30,7 +31,7 @@ def write(source: StageFolder, folder: StageFolder, side: str, vocabulary_size: 
     Raises ConfigError when a token is beyond the model's vocabulary: another tokenizer made it.
     """
     entries = source.parts("packed")
-    sums: dict[str, list[npt.NDArray[np.int64]]] = {"num_tokens": [], "num_segments": []}
+    sums: dict[str, list[npt.NDArray[np.int64]]] = {"num_tokens": [], "num_segments": [], "segment_tokens": []}
     for index, entry in enumerate(entries):
         table = source.read_part(entry, ["input_ids", "segment_ids"])
         part = ArrayRows(*(_matrix(table[name]) for name in ("input_ids", "segment_ids")))
@@ -67,6 +68,7 @@ class MappedRows:
         sums = load((stage / f"encoded/{side}/rows.safetensors").read_bytes())
         self.num_tokens: npt.NDArray[np.int64] = sums["num_tokens"]
         self.num_segments: npt.NDArray[np.int64] = sums["num_segments"]
+        self.segment_tokens: npt.NDArray[np.int64] = sums["segment_tokens"]
         folder = stage / f"encoded/{side}"
         names = sorted(name for name in folder.names() if name.startswith("part-"))
         if stage.is_local:
