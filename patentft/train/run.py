@@ -36,6 +36,7 @@ from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.table import OBJECTIVES
 from patentft.stage import Context, Stage
 from patentft.train import packed, tracking, worker
+from patentft.train import tokenizer as run_tokenizer
 from patentft.train.config import TrainConfig
 from patentft.train.data import LOADERS
 from patentft.train.export import export_model
@@ -99,9 +100,12 @@ def _encode(config: TrainConfig, context: Context, base: str) -> dict[str, Any]:
         counts = {side: _map_packed(name, side, context, base) for side, name in _packed_stages(config).items()}
     else:
         tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
+        texts = {side: LOADERS[config.input](config, context.inputs, side) for side in ("train", "valid")}
+        if hasattr(objective, "prepare_tokenizer"):
+            tokenizer = objective.prepare_tokenizer(tokenizer, texts["train"], config.objective)
+            run_tokenizer.write(tokenizer, context.folder)
         for side in ("train", "valid"):
-            texts = LOADERS[config.input](config, context.inputs, side)
-            encoded, counts[side] = objective.encode(texts, tokenizer, config.objective)
+            encoded, counts[side] = objective.encode(texts.pop(side), tokenizer, config.objective)
             context.folder.write_file(f"encoded/{side}.safetensors", encoded.to_bytes())
     context.folder.write_file("encoded/counts.json", json.dumps(counts).encode())
     return counts
@@ -176,10 +180,6 @@ def _worker_main(given: dict[str, Any]) -> None:
     place = Place(workers.get_world_rank(), workers.get_world_size(), device)
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(local_folder(given["model"]), trust_remote_code=False)
-    tokens = SpecialTokens.of(tokenizer)
 
     def report(metrics: dict[str, Any], folder: Path) -> None:
         ray.train.report(
@@ -198,7 +198,7 @@ def _worker_main(given: dict[str, Any]) -> None:
         return tracking.trackers(config.track, stage, given["run_name"], flatten(given["config"]), first_step)
 
     with tempfile.TemporaryDirectory() as scratch:
-        data = _data(config, stage, Path(scratch), tokens)
+        data = _data(config, stage, Path(scratch), given["model"])
         latest = ray.train.get_checkpoint()
         restored = Path(latest.to_directory(f"{scratch}/checkpoint")) if latest else None
         hooks = worker.Hooks(
@@ -207,11 +207,19 @@ def _worker_main(given: dict[str, Any]) -> None:
         worker.train(config, given["model"], data, hooks)
 
 
-def _data(config: TrainConfig, stage: Location, scratch: Path, tokens: SpecialTokens) -> worker.Data:
-    if config.input == "packed":
-        return worker.Data(*(packed.MappedRows(stage, side, scratch) for side in ("train", "valid")), tokens=tokens)
-    files = [stage / f"encoded/{side}.safetensors" for side in ("train", "valid")]
-    return worker.Data(*(Encoded.from_bytes(file.read_bytes()) for file in files), tokens=tokens)
+def _data(config: TrainConfig, stage: Location, scratch: Path, base: str) -> worker.Data:
+    from transformers import AutoTokenizer
+
+    own = run_tokenizer.fetch(stage, scratch)
+    tokenizer = AutoTokenizer.from_pretrained(own or local_folder(base), trust_remote_code=False)
+    tokens = SpecialTokens.of(tokenizer, getattr(config.objective, "mask_token", None))
+    sides: list[Any] = []
+    for side in ("train", "valid"):
+        if config.input == "packed":
+            sides.append(packed.MappedRows(stage, side, scratch))
+        else:
+            sides.append(Encoded.from_bytes((stage / f"encoded/{side}.safetensors").read_bytes()))
+    return worker.Data(*sides, tokens=tokens, tokenizer=own)
 
 
 TRAIN = Stage("train", TrainConfig, run)

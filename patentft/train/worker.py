@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class Data:
     train: Encoded | Rows
     valid: Encoded | Rows
     tokens: SpecialTokens
+    tokenizer: str | None = None
+    """The folder of the run's own tokenizer, of an objective that adds tokens."""
 
 
 @dataclass
@@ -89,17 +91,21 @@ class _Clock:
         return self.lapped - before
 
 
-def build(config: TrainConfig, model_folder: str, device: torch.device | None = None) -> nn.Module:
+def build(
+    config: TrainConfig, model_folder: str, device: torch.device | None = None, tokenizer: str | None = None
+) -> nn.Module:
     """The objective's module around the adapted backbone. The same on every rank: seeded by the config.
 
-    What is trained is fp32; with precision bf16 the rest is bfloat16.
+    What is trained is fp32; with precision bf16 the rest is bfloat16. tokenizer: the folder of the run's own, of an
+    objective that adds tokens.
     """
     torch.manual_seed(config.seed)
     objective: Any = OBJECTIVES[config.objective.kind]
     adapter: Any = ADAPTERS[config.adapter.kind]
     quantization = adapter.quantization(config.adapter) if hasattr(adapter, "quantization") else None
     dtype = torch.bfloat16 if config.precision == "bf16" and config.adapter.kind != "full" else torch.float32
-    backbone = objective.build(model_folder, config.objective, Loading(config.dropout, dtype, quantization, device))
+    loading = Loading(config.dropout, dtype, quantization, device, tokenizer)
+    backbone = objective.build(model_folder, config.objective, loading)
     if config.activation_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     adapted = adapt(backbone, config.adapter, objective.task(backbone, config.objective))
@@ -120,7 +126,7 @@ def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> N
     """Run (or go on with) the training; the last report holds the final weights."""
     objective: Any = OBJECTIVES[config.objective.kind]
     place = hooks.place
-    module = build(config, model_folder, place.device)
+    module = build(config, model_folder, place.device, data.tokenizer)
     if hasattr(objective, "prepare"):  # what must be known of the starting weights, also when the run goes on
         data = _prepared(config, objective, module.to(place.device), data, place)
     groups = parameter_groups(config, module)
@@ -212,6 +218,8 @@ def _optimizer_step(config: TrainConfig, objective: Any, strategy: Strategy, dra
     """Accumulate the gradient of the step's mean loss over all ranks, and return that loss."""
     weights = [objective.weight(batch, config.objective) for batch in drawn.batches]
     total = place.sum(sum(weight * share for weight, share in zip(weights, drawn.shares, strict=True)))
+    if total == 0:
+        raise ValueError("a step has nothing to learn from: its texts hold only special tokens; leave such texts out")
     batches = [{name: tensor.to(place.device) for name, tensor in batch.items()} for batch in drawn.batches]
     # where each forward pass gathers weights, all ranks must make equally many
     missing = int(place.max(len(batches))) - len(batches) if strategy.lockstep else 0
@@ -274,7 +282,7 @@ def _prepared(config: TrainConfig, objective: Any, module: nn.Module, data: Data
         objective.prepare(module, side, config.objective, batches, lambda parts: _gathered(parts, place))
         for side in (data.train, data.valid)
     ]
-    return Data(*sides, tokens=data.tokens)
+    return replace(data, train=sides[0], valid=sides[1])
 
 
 def _checkpoint_is_due(config: TrainConfig, hooks: Hooks, clock: _Clock, now: bool) -> bool:
