@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedTokenizerFast,
+)
 
 from patentft.corpus import synth
 
@@ -64,6 +72,27 @@ def save_tiny_bert(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 
         attention_probs_dropout_prob=0.0,
     )
     BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_mpnet(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> str:
+    """A random MPNet (hidden size 32, 2 layers) with the tiny BERT's tokenizer; returns the folder."""
+    vocabulary = tiny_tokenizer(folder)
+    torch.manual_seed(seed)
+    config = MPNetConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=258,  # its positions begin at 2
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
+    MPNetModel(config).save_pretrained(folder)
     return str(folder)
 
 

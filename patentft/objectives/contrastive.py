@@ -413,8 +413,6 @@ def step(
         states.append(_random_state(device))
         with torch.no_grad():
             found.append(model(batch))
-    # an autocast that encloses the step would give the second pass the first's casts of the weights: without a graph
-    torch.clear_autocast_cache()
     loss, gradients = _cached(found[: len(batches)], batches, config, total, across)
     gradients += [torch.zeros_like(vectors) for vectors in found[len(batches) :]]
     for number, (batch, state, gradient) in enumerate(zip(passes, states, gradients, strict=True)):

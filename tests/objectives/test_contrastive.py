@@ -25,6 +25,11 @@ from patentft.train.config import TrainConfig
 from tests.tiny import save_tiny_bert, save_tiny_llama
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)  # of matrices this small, more only wait for each other
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_bert(tmp_path_factory.mktemp("tiny"))
@@ -212,9 +217,7 @@ def reference(model: torch.nn.Module, batch: dict[str, torch.Tensor], config: Co
     )
     logits = torch.where(allowed, queries @ texts.T / config.temperature, -torch.inf)
     target = torch.arange(matches)
-    loss = (
-        functional.cross_entropy(logits, target) + functional.cross_entropy(logits[:, :matches].T, target)
-    ) / 2
+    loss = (functional.cross_entropy(logits, target) + functional.cross_entropy(logits[:, :matches].T, target)) / 2
     loss.backward()
     return float(loss.detach())
 
