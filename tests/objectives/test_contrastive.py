@@ -11,6 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -223,9 +226,11 @@ def reference(model: torch.nn.Module, batch: dict[str, torch.Tensor], config: Co
 
 
 def across_of(model: torch.nn.Module, rank: int = 0, world: int = 1, share: float = 1.0) -> Across:
-    """What the loop gives, for DDP or none."""
+    """What the loop gives, for DDP, FSDP or none."""
 
     def around(last: bool):
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(last)
         return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
     return Across(
@@ -260,17 +265,28 @@ RANKS = {
 }
 
 
+def sharded(model: torch.nn.Module) -> torch.nn.Module:
+    """FSDP2: parameters are gathered in every forward, so a rank that makes fewer passes would stop the others."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for layer in model.encoder.encoder.layer:  # type: ignore[union-attr]
+        fully_shard(layer, mesh=mesh)  # type: ignore[arg-type]
+    return fully_shard(model, mesh=mesh)
+
+
 def step_in_group(rank: int, folder: str, tiny: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     encoded, _ = contrastive.encode(pair_texts(), tokenizer_of(tiny), NEAR)
     found = {}
     for name, shares in RANKS.items():
-        model = DistributedDataParallel(model_of(tiny, NEAR))
-        mine = collated(encoded, NEAR, shares[rank] or [[0]])
-        across = across_of(model, rank, 2, 1.0 if shares[rank] else 0.0)
-        loss = contrastive.step(model, mine, NEAR, 6.0, across)
-        found[name] = (loss, gradients(model))
+        for wrap in (DistributedDataParallel, sharded):
+            model = wrap(model_of(tiny, NEAR))
+            mine = collated(encoded, NEAR, shares[rank] or [[0]])
+            across = across_of(model, rank, 2, 1.0 if shares[rank] else 0.0)
+            loss = contrastive.step(model, mine, NEAR, 6.0, across)
+            parts = gradients(model).items()
+            whole = {key: each.full_tensor() if isinstance(each, DTensor) else each for key, each in parts}
+            found[f"{name}, {wrap.__name__}"] = (loss, whole)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -282,7 +298,7 @@ def test_ranks_do_not_move_loss_and_gradient(tiny: str, tmp_path: Path) -> None:
     multiprocessing.spawn(step_in_group, (str(tmp_path), tiny), nprocs=2)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
-        assert found.keys() == RANKS.keys()
+        assert len(found) == 2 * len(RANKS)
         for name, (loss, of_rank) in found.items():
             assert loss == pytest.approx(wanted, rel=1e-5), name
             assert difference(of_rank, gradients(model)) < 1e-5, name
