@@ -70,14 +70,10 @@ class ContrastiveConfig(Config):
 
 
 def build(folder: str, config: ContrastiveConfig, loading: Loading) -> nn.Module:
-    """The encoder without a head. BERT's own pooler is not used, so not trained: DDP would wait for its gradient."""
+    """The encoder without a head."""
     from transformers import AutoModel
 
-    model = load_backbone(folder, AutoModel, loading)
-    for name, parameter in model.named_parameters():
-        if "pooler." in name:
-            parameter.requires_grad_(False)
-    return model
+    return load_backbone(folder, AutoModel, loading)
 
 
 def task(model: nn.Module, config: ContrastiveConfig) -> Task:
@@ -246,7 +242,13 @@ class BiEncoder(nn.Module):
 
 
 def wrap(backbone: nn.Module, config: ContrastiveConfig) -> nn.Module:
-    """Raises ConfigError for a matryoshka length that is longer than the model's vector."""
+    """BERT's own pooler is not used, so neither it nor an adapter in it is trained: DDP would wait for its gradient.
+
+    Raises ConfigError for a matryoshka length that is longer than the model's vector.
+    """
+    for name, parameter in backbone.named_parameters():
+        if "pooler." in name:
+            parameter.requires_grad_(False)
     size = int(backbone.config.hidden_size)  # type: ignore[union-attr,arg-type]
     wrong = [dim for dim in config.matryoshka_dims if not 1 <= dim <= size]
     if wrong:
@@ -507,7 +509,7 @@ def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: Contra
 def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: ContrastiveConfig) -> dict[str, float]:
     """Of the valid side as one block, so harder the more matches it has; near misses are among the texts.
 
-    mrr, recall@1, @5, @20: of each query's match among all texts that count for it, equal cosines sharing their mean
+    mrr, recall_at_1, _5, _20: of each query's match among all texts that count for it, equal cosines sharing their mean
     rank; mrr.<dim> at each matryoshka length. loss: as learned, over this block. alignment: mean squared distance of a
     query and its match; uniformity: log mean exp(-2 squared distance) of two different texts, of 4,096 of them at most
     (Wang & Isola 2020, arXiv:2005.10242, lower is better for both).
@@ -525,7 +527,7 @@ def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: ContrastiveConfi
         rank = found[size][0]
         return {
             METRIC: float((1 / rank).mean()),
-            **{f"recall@{k}": float((rank <= k).double().mean()) for k in (1, 5, 20)},
+            **{f"recall_at_{k}": float((rank <= k).double().mean()) for k in (1, 5, 20)},
             **{f"{METRIC}.{dim}": float((1 / found[dim][0]).mean()) for dim in config.matryoshka_dims},
             "loss": float(np.mean([found[dim][1] for dim in learned])),
             "alignment": float((queries - texts[: len(queries)]).square().sum(dim=1).mean()),

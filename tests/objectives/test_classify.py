@@ -16,6 +16,9 @@ from patentft import schema, stats
 from patentft.config import ConfigError, build
 from patentft.corpus.cpc import Y02
 from patentft.location import Location
+from patentft.models.adapters.full import FullConfig
+from patentft.models.adapters.lora import LoraConfig
+from patentft.models.adapters.table import adapt
 from patentft.models.backbone import Loading
 from patentft.objectives import classify
 from patentft.objectives.classify import ClassifyConfig
@@ -169,6 +172,20 @@ def test_padding_does_not_move_a_logit_and_the_names_are_exported(save, tmp_path
     assert written["problem_type"] == "multi_label_classification"
     assert written["pad_token_id"] == tokens.pad
     assert classify.task(inside, SEVERAL).heads[0] in dict(inside.named_children())
+
+
+@pytest.mark.parametrize("save", [save_tiny_bert, save_tiny_mpnet, save_tiny_llama])
+@pytest.mark.parametrize("adapter", [FullConfig(), LoraConfig(rank=2)], ids=["full", "lora"])
+def test_every_trained_parameter_gets_a_gradient_and_the_head_is_one(save, adapter, tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    plain = classify.build(folder, SEVERAL, Loading(0.0))
+    (head,) = classify.task(plain, SEVERAL).heads
+    module = classify.wrap(adapt(plain, adapter, classify.task(plain, SEVERAL)), SEVERAL)
+    total, _, _ = classify.loss(module, batch_of(several_texts(), folder, SEVERAL), SEVERAL)
+    total.backward()
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in module.named_parameters() if p.grad is not None}
+    assert any(f".{head}." in name for name in trained)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,6 +18,9 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from patentft.config import ConfigError, build
+from patentft.models.adapters.full import FullConfig
+from patentft.models.adapters.lora import LoraConfig
+from patentft.models.adapters.table import adapt
 from patentft.models.backbone import Loading
 from patentft.objectives import contrastive
 from patentft.objectives.contrastive import BiEncoder, Block, ContrastiveConfig
@@ -25,7 +28,7 @@ from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.texts import PairTexts, PlainTexts, PreferenceTexts
 from patentft.train.across import Across, gather_rows
 from patentft.train.config import TrainConfig
-from tests.tiny import save_tiny_bert, save_tiny_llama
+from tests.tiny import save_tiny_bert, save_tiny_llama, save_tiny_mpnet
 
 
 @pytest.fixture(autouse=True)
@@ -387,6 +390,19 @@ def test_a_decoder_by_its_last_token_does_not_see_padding(tmp_path: Path) -> Non
     torch.testing.assert_close(model(together)[6:], torch.cat([each[1:] for each in alone]), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("save", [save_tiny_bert, save_tiny_mpnet, save_tiny_llama])
+@pytest.mark.parametrize("adapter", [FullConfig(), LoraConfig(rank=2)], ids=["full", "lora"])
+def test_every_trained_parameter_gets_a_gradient(save, adapter, tmp_path: Path) -> None:
+    """DDP waits for all of them; BERT's and MPNet's poolers are not used."""
+    folder = save(tmp_path)
+    plain = contrastive.build(folder, NEAR, Loading(0.0))
+    model = contrastive.wrap(adapt(plain, adapter, contrastive.task(plain, NEAR)), NEAR)
+    encoded, _ = contrastive.encode(pair_texts(), tokenizer_of(folder), NEAR)
+    contrastive.step(model, collated(encoded, NEAR, [[0, 1, 2], [3, 4, 5]]), NEAR, 6.0, across_of(model))
+    assert gradients(model).keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert gradients(model)
+
+
 def test_virtual_tokens_are_not_pooled(tiny: str) -> None:
     import peft
 
@@ -442,7 +458,7 @@ def test_metrics_equal_the_slow_reference(elements, monkeypatch) -> None:
         assert found[name] == pytest.approx(np.mean(1 / np.array(ranks)), rel=1e-6)
         if dim == 8:
             for k in (1, 5, 20):
-                assert found[f"recall@{k}"] == pytest.approx(np.mean([rank <= k for rank in ranks]))
+                assert found[f"recall_at_{k}"] == pytest.approx(np.mean([rank <= k for rank in ranks]))
     assert found["loss"] == pytest.approx(slow_loss(queries, texts, allowed, config) / 7, rel=1e-5)
     assert found["alignment"] == pytest.approx(np.mean([np.sum((queries[i] - texts[i]) ** 2) for i in range(7)]))
     distinct = np.delete(texts, 3, axis=0)
@@ -455,7 +471,7 @@ def test_a_model_that_gives_one_vector_to_all_ranks_nothing() -> None:
     part = {"vectors": np.ones((18, 4), np.float32) / 2, "rows": rows, "excluded": np.zeros((0, 2), np.int64)}
     found = contrastive.metrics([part], ContrastiveConfig())
     assert found["mrr"] == pytest.approx(1 / 5)  # the mean rank of nine
-    assert (found["recall@1"], found["recall@5"], found["uniformity"]) == (0.0, 1.0, 0.0)
+    assert (found["recall_at_1"], found["recall_at_5"], found["uniformity"]) == (0.0, 1.0, 0.0)
 
 
 def test_metrics_of_a_run_do_not_depend_on_batches(tiny: str) -> None:
