@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
@@ -268,9 +268,8 @@ RANKS = {
 }
 
 
-def sharded(model: torch.nn.Module) -> torch.nn.Module:
+def sharded(model: torch.nn.Module, mesh: DeviceMesh) -> torch.nn.Module:
     """FSDP2: parameters are gathered in every forward, so a rank that makes fewer passes would stop the others."""
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for layer in model.encoder.encoder.layer:  # type: ignore[union-attr]
         fully_shard(layer, mesh=mesh)  # type: ignore[arg-type]
     return fully_shard(model, mesh=mesh)
@@ -280,17 +279,20 @@ def step_in_group(rank: int, folder: str, tiny: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     encoded, _ = contrastive.encode(pair_texts(), tokenizer_of(tiny), NEAR)
+    mesh = init_device_mesh("cpu", (2,))
     found = {}
     for name, shares in RANKS.items():
-        for wrap in (DistributedDataParallel, sharded):
-            model = wrap(model_of(tiny, NEAR))
+        for strategy in ("ddp", "fsdp"):
+            plain = model_of(tiny, NEAR)
+            model = DistributedDataParallel(plain) if strategy == "ddp" else sharded(plain, mesh)
             mine = collated(encoded, NEAR, shares[rank] or [[0]])
             across = across_of(model, rank, 2, 1.0 if shares[rank] else 0.0)
             loss = contrastive.step(model, mine, NEAR, 6.0, across)
             parts = gradients(model).items()
             whole = {key: each.full_tensor() if isinstance(each, DTensor) else each for key, each in parts}
-            found[f"{name}, {wrap.__name__}"] = (loss, whole)
+            found[f"{name}, {strategy}"] = (loss, whole)
     torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()  # neither leaves while the other still talks to it
     dist.destroy_process_group()
 
 
