@@ -84,6 +84,17 @@ class SpecialTokens:
         return cls(0 if pad is None else pad, mask, frozenset(special), len(tokenizer))
 
 
+def tokenized(texts: Sequence[str], tokenizer: Any, max_tokens: int) -> tuple[list[list[int]], int]:
+    """(token ids of each text, special tokens included, at most `max_tokens`; how many texts were cut)."""
+    ids: list[list[int]] = []
+    num_cut = 0
+    for start in range(0, len(texts), 1024):  # a batch at a time: the tokenizer's own objects are large
+        out = tokenizer(list(texts[start : start + 1024]), truncation=True, max_length=max_tokens)
+        ids += out["input_ids"]
+        num_cut += sum(bool(each.overflowing) for each in out.encodings)
+    return ids, num_cut
+
+
 def pad(rows: Sequence[npt.NDArray[np.int32]], pad_id: int) -> dict[str, torch.Tensor]:
     """Right-padded input_ids and attention_mask, (B, longest) int64."""
     longest = max(len(row) for row in rows)

@@ -20,8 +20,15 @@ An objective is a module with
     collate(data, units, tokens) -> batch                     named tensors
     weight(batch, config) -> float                            how much the batch counts in its step's mean
     loss(module, batch, config) -> (sum, weight, logs)        the sum over what `weight` counts
+    step(module, batches, config, total, across) -> mean      with SCOPE = "step", instead of `loss`: see contrastive
     parameter_groups(module, lr, weight_decay, config)
     predict(module, batch, config) -> arrays; metrics(parts, config) -> numbers of the whole valid side
+
+Some have more:
+
+    SCOPE             "step" where the rows of a whole step, over all ranks, interact; else "unit"
+    BUCKETED          False where a step's units are not to be of like length
+    settled(config, counts) -> config                         with what `encode` found in the train side: see classify
 
 They stand in one file because they must agree about labels and masks.
 """
@@ -32,10 +39,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from patentft.objectives import causal, contrastive, dpo, instruct, masked, mntp, rank, reward, techtoken
+from patentft.objectives import causal, classify, contrastive, dpo, instruct, masked, mntp, rank, reward, techtoken
 
 OBJECTIVES: dict[str, Any] = {
     "causal": causal,
+    "classify": classify,
     "rank": rank,
     "contrastive": contrastive,
     "instruct": instruct,
@@ -48,6 +56,7 @@ OBJECTIVES: dict[str, Any] = {
 
 ObjectiveConfig = Annotated[
     causal.CausalConfig
+    | classify.ClassifyConfig
     | rank.RankConfig
     | contrastive.ContrastiveConfig
     | instruct.InstructConfig

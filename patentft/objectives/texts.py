@@ -23,6 +23,14 @@ class PairTexts:
 
 
 @dataclass(frozen=True)
+class PlainTexts:
+    """TEXTS alone."""
+
+    text_ids: Sequence[str]
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
 class LabelledTexts:
     """TEXTS with their LABELS."""
 

@@ -1,51 +1,44 @@
-"""What an objective over a whole step (SCOPE "step") is given of the other ranks and of the strategy."""
+"""What the loop gives an objective whose rows interact over the whole step (SCOPE = "step", see `objectives.table`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from patentft.train.place import Place
-from patentft.train.strategies.table import Strategy
-
 
 @dataclass(frozen=True)
 class Across:
-    place: Place
-    strategy: Strategy
-    shares: Sequence[float]
-    """By micro-batch: 1, or 0 for one that only keeps this rank in step with the others and must not count."""
+    """This rank among the ranks of a step."""
 
-    @property
-    def rank(self) -> int:
-        return self.place.rank
+    rank: int
+    world_size: int
+    share: float
+    """1.0, or 0.0 on a rank that has no unit of the step: its batches stand in, and count for nothing."""
+    gather: Callable[[torch.Tensor], list[torch.Tensor]]
+    """Every rank's tensor, in the order of ranks, detached; they may differ in the first dimension, which may be 0."""
+    around: Callable[[bool], AbstractContextManager]
+    """Encloses a forward and its backward: `around(last)`. Before the rank's last one, gradients stay on the rank: DDP
+    must know at the forward (`no_sync`), FSDP at the backward (`set_requires_gradient_sync`)."""
+    backward: Callable[[torch.Tensor, bool], None]
+    """`backward(loss, last)`: adds the gradient of a scalar; at the rank's last one, averages it over the ranks."""
 
-    @property
-    def world_size(self) -> int:
-        return self.place.world_size
 
-    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Every rank's tensor, detached; they may differ in the first dimension."""
-        mine = tensor.detach().contiguous()
-        if self.world_size == 1:
-            return [mine]
-        sizes = [torch.zeros(1, dtype=torch.int64, device=mine.device) for _ in range(self.world_size)]
-        dist.all_gather(sizes, torch.tensor([len(mine)], device=mine.device))
-        lengths = [int(size) for size in sizes]
-        padded = mine.new_zeros((max(lengths), *mine.shape[1:]))
-        padded[: len(mine)] = mine
-        found = [torch.empty_like(padded) for _ in range(self.world_size)]
+def gather_rows(tensor: torch.Tensor, world_size: int) -> list[torch.Tensor]:
+    """Every rank's `tensor` (rows, ...): rows may differ between ranks, the rest may not. A collective."""
+    own = tensor.detach().contiguous()
+    if world_size == 1:
+        return [own]
+    count = torch.tensor([len(own)], device=own.device)
+    counts = [torch.empty_like(count) for _ in range(world_size)]
+    dist.all_gather(counts, count)
+    rows = [int(each) for each in counts]
+    padded = own.new_zeros((max(rows), *own.shape[1:]))
+    padded[: len(own)] = own
+    found = [torch.empty_like(padded) for _ in range(world_size)]
+    if max(rows):
         dist.all_gather(found, padded)
-        return [each[:length] for each, length in zip(found, lengths, strict=True)]
-
-    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
-        """Around a forward pass whose backward pass is to come; last: the rank's last of the step."""
-        return self.strategy.micro_batch(last)
-
-    def backward(self, loss: torch.Tensor) -> None:
-        self.strategy.backward(loss)
+    return [each[:number] for each, number in zip(found, rows, strict=True)]

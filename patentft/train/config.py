@@ -31,6 +31,7 @@ INPUTS = {
     "packed": Input(("packed", "packed_valid")),
     "labelled": Input(("texts", "text_roles", "labels"), ("gold",)),
     "coded": Input(("texts", "text_roles")),
+    "plain": Input(("texts", "text_roles")),
     "qa": Input(("qa", "qa_valid")),
     "preferences": Input(("preferences", "preferences_valid")),
 }
@@ -84,8 +85,8 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     epochs: int = Field(default=3, ge=1)
     units_per_step: int = Field(default=16, ge=1)
-    """Units (a match with its negatives; for contrastive a block of matches; for causal a row of packed tokens) per
-    optimizer step, over all workers."""
+    """Units (a match with its negatives, a text; for causal a row of packed tokens) per optimizer step, over all
+    workers. For contrastive the matches of a step are each other's negatives."""
     keep: Literal["best", "last"] = "best"
     """Which weights are exported: the best on the valid side, or the last."""
     blend: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -133,6 +134,15 @@ class TrainConfig(Config):
     def _names(self, kind: str) -> list[str]:
         """The keys of this kind of data that are set."""
         return [key for key in INPUTS[kind].required if getattr(self, key) is not None]
+
+    @model_validator(mode="after")
+    def _units_meet(self) -> TrainConfig:
+        if getattr(OBJECTIVES[self.objective.kind], "SCOPE", "unit") == "step" and self.units_per_step < 2:
+            raise ValueError(
+                f"units_per_step is 1: objective {self.objective.kind} compares the units of a step with each other; "
+                f"set 2 or more (such as 32)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _inputs_of_the_objective(self) -> TrainConfig:

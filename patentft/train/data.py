@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from patentft.config import ConfigError
+from patentft.corpus.cpc import Y02
 from patentft.corpus.lookup import patent_texts, section_texts
-from patentft.objectives.texts import CodedTexts, PairTexts, PreferenceTexts, QaTexts
+from patentft.objectives.classify import GREEN, ClassifyConfig
+from patentft.objectives.texts import CodedTexts, LabelledTexts, PairTexts, PlainTexts, PreferenceTexts, QaTexts
 from patentft.store import StageFolder
 from patentft.train.config import TrainConfig
 
@@ -99,8 +104,109 @@ def coded_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: st
     return CodedTexts(texts["text_id"].to_pylist(), texts["text"].to_pylist(), codes)
 
 
+def plain_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> PlainTexts:
+    """The texts of `side` (train, valid), in the table's order. Raises ConfigError without any."""
+    ids: list[str] = []
+    texts: list[str] = []
+    for part, chosen in _parts_of_side(config, inputs, side):
+        taken = part.filter(pa.array(chosen))
+        ids += taken["text_id"].to_pylist()
+        texts += taken["text"].to_pylist()
+    if not ids:
+        raise ConfigError(f"stage {config.text_roles!r} has no text on the {side} side; change its fractions")
+    return PlainTexts(ids, texts)
+
+
+def _parts_of_side(
+    config: TrainConfig, inputs: Mapping[str, StageFolder], side: str
+) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Each part of the texts (text_id, text), and which of its rows are on the side (N,) bool."""
+    assert config.texts is not None  # the config's own check
+    assert config.text_roles is not None
+    divided = inputs[config.text_roles].iter_parts("text_roles")
+    for part, roles in zip(inputs[config.texts].iter_parts("texts", ["text_id", "text"]), divided, strict=True):
+        if not roles["id"].equals(part["text_id"]):
+            raise ConfigError(f"{config.text_roles!r} is not a divide stage of {config.texts!r}")
+        yield part, np.array([role == side for role in roles["role"].to_pylist()], dtype=bool)
+
+
+def labelled_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> LabelledTexts:
+    """The texts of `side` with the labels of the objective's target; those that `gold` has are as it says, and weigh
+    objective.gold_weight. Raises ConfigError without any text, and for stages that do not belong together."""
+    assert config.labels is not None  # the config's own check
+    assert isinstance(config.objective, ClassifyConfig)
+    names = _names_of(config.objective.target, inputs[config.labels])
+    gold = _gold_labels(config, inputs, names)
+    ids: list[str] = []
+    texts: list[str] = []
+    labels: list[list[int]] = []
+    labelled = inputs[config.labels].iter_parts("labels")
+    for (part, chosen), own in zip(_parts_of_side(config, inputs, side), labelled, strict=True):
+        if not own["text_id"].equals(part["text_id"]):
+            raise ConfigError(f"{config.labels!r} is not a labels stage of {config.texts!r}")
+        taken = part.filter(pa.array(chosen))
+        part_ids = taken["text_id"].to_pylist()
+        given = _indices_of(config.objective.target, own.filter(pa.array(chosen)))
+        ids += part_ids
+        texts += taken["text"].to_pylist()
+        labels += [gold.get(text_id, indices) for text_id, indices in zip(part_ids, given, strict=True)]
+    if not ids:
+        raise ConfigError(f"stage {config.text_roles!r} has no text on the {side} side; change its fractions")
+    weights = [config.objective.gold_weight if text_id in gold else 1.0 for text_id in ids]
+    return LabelledTexts(ids, texts, labels, weights, names)
+
+
+def _names_of(target: str, labels: StageFolder) -> list[str]:
+    if target == "all":
+        return json.loads(labels.read_file("labels.json"))["labels"]
+    return list(GREEN if target == "green" else Y02)
+
+
+def _indices_of(target: str, labels: pa.Table) -> list[list[int]]:
+    """Of each row of LABELS, the indices of its labels, rising."""
+    if target == "all":
+        return labels["labels"].to_pylist()
+    if target == "green":
+        return [[value] for value in labels["green"].to_pylist()]
+    columns = np.stack([labels[name.lower()].to_numpy() for name in Y02], axis=1)
+    return [np.flatnonzero(row).tolist() for row in columns]
+
+
+def _gold_labels(config: TrainConfig, inputs: Mapping[str, StageFolder], names: list[str]) -> dict[str, list[int]]:
+    """text_id -> its labels in the gold stage, as indices into `names`."""
+    if config.gold is None:
+        return {}
+    assert config.texts is not None
+    assert isinstance(config.objective, ClassifyConfig)
+    stage, target = inputs[config.gold], config.objective.target
+    own = _names_of(target, stage)
+    strange = sorted(set(own) - set(names))
+    if strange:
+        raise ConfigError(
+            f"gold stage {config.gold!r} has labels that {config.labels!r} lacks, such as {strange[0]!r}: make both at "
+            f"one level, and with a min_count that keeps them"
+        )
+    index_of = {name: index for index, name in enumerate(names)}
+    place = [index_of[name] for name in own]
+    found = {
+        text_id: sorted(place[index] for index in indices)
+        for part in stage.iter_parts("labels")
+        for text_id, indices in zip(part["text_id"].to_pylist(), _indices_of(target, part), strict=True)
+    }
+    known = any(
+        text_id in found
+        for part in inputs[config.texts].iter_parts("texts", ["text_id"])
+        for text_id in part["text_id"].to_pylist()
+    )
+    if not known:
+        raise ConfigError(f"gold stage {config.gold!r} has no text of {config.texts!r}: it replaces labels by text_id")
+    return found
+
+
 LOADERS: dict[str, Any] = {
     "pairs": pair_texts,
+    "plain": plain_texts,
+    "labelled": labelled_texts,
     "coded": coded_texts,
     "qa": qa_texts,
     "preferences": preference_texts,

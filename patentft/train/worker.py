@@ -33,7 +33,7 @@ from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
 from patentft.objectives.packed import Rows
 from patentft.objectives.table import OBJECTIVES
 from patentft.train import checkpoint, plan
-from patentft.train.across import Across
+from patentft.train.across import Across, gather_rows
 from patentft.train.config import TrainConfig
 from patentft.train.place import Place
 from patentft.train.schedule import Schedule, schedule_of
@@ -221,12 +221,19 @@ def _optimizer_step(config: TrainConfig, objective: Any, strategy: Strategy, dra
     if total == 0:
         raise ValueError("a step has nothing to learn from: its texts hold only special tokens; leave such texts out")
     batches = [{name: tensor.to(place.device) for name, tensor in batch.items()} for batch in drawn.batches]
+    if getattr(objective, "SCOPE", "unit") == "step":
+        across = Across(
+            place.rank,
+            place.world_size,
+            drawn.shares[0],
+            lambda tensor: gather_rows(tensor, place.world_size),
+            strategy.micro_batch,
+            lambda loss, last: strategy.backward(loss),
+        )
+        return objective.step(strategy.model, batches, config.objective, total, across)
     # where each forward pass gathers weights, all ranks must make equally many
     missing = int(place.max(len(batches))) - len(batches) if strategy.lockstep else 0
     batches, shares = batches + batches[:1] * missing, drawn.shares + [0.0] * missing
-    if getattr(objective, "SCOPE", "unit") == "step":
-        across = Across(place, strategy, shares)
-        return objective.step(strategy.model, batches, config.objective, total, across)
     summed = 0.0
     for number, (batch, share) in enumerate(zip(batches, shares, strict=True)):
         with strategy.micro_batch(number == len(batches) - 1):
