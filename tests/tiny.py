@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MPNetConfig,
+    MPNetModel,
+    PreTrainedTokenizerFast,
+)
 
 from patentft.corpus import synth
 
@@ -26,10 +34,10 @@ def words_of_synth(count: int = 1500) -> list[str]:
     return sorted(counts, key=lambda word: (-counts[word], word))[:count]
 
 
-def tiny_tokenizer(folder: Path) -> dict[str, int]:
-    """Writes a WordPiece tokenizer into the folder; returns its vocabulary."""
+def tiny_tokenizer(folder: Path, specials: list[str] = SPECIALS) -> dict[str, int]:
+    """Writes a WordPiece tokenizer into the folder; returns its vocabulary. `specials` come first, in this order."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,;:()-/")
-    pieces = [*SPECIALS, *letters, *(f"##{letter}" for letter in letters), *words_of_synth()]
+    pieces = [*specials, *letters, *(f"##{letter}" for letter in letters), *words_of_synth()]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -64,6 +72,24 @@ def save_tiny_bert(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 
         attention_probs_dropout_prob=0.0,
     )
     BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny_mpnet(folder: Path, hidden: int = 32, layers: int = 2, seed: int = 0) -> str:
+    """A random MPNet (hidden size 32, 2 layers) and its tokenizer; returns the folder. Padding is 1, as it must be."""
+    vocabulary = tiny_tokenizer(folder, ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"])
+    torch.manual_seed(seed)
+    config = MPNetConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        max_position_embeddings=258,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    MPNetModel(config).save_pretrained(folder)
     return str(folder)
 
 

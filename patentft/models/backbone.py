@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from patentft.config import ConfigError
+from patentft.models.load import is_adapter
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,16 @@ class Loading:
 def load_backbone(folder: str, auto_class: Any, loading: Loading, **options: Any) -> nn.Module:
     """`auto_class.from_pretrained(folder)`; `options` are set in its configuration.
 
-    Raises ConfigError for an encoder-decoder.
+    Raises ConfigError for an encoder-decoder and for an adapter alone.
     """
     from transformers import AutoConfig, BitsAndBytesConfig
     from transformers.utils import logging as transformers_logging
 
+    if is_adapter(Path(folder)):
+        raise ConfigError(
+            f"model {folder} is an adapter alone: start from the model it was trained on, or from the export of an "
+            f"adapter that can be merged (lora, qlora, ia3)"
+        )
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # a new head is meant to be new: no table of missing weights
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)

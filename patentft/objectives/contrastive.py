@@ -23,6 +23,7 @@ from torch.nn import functional
 from patentft.config import Config
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.models.pool import pool
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad
 from patentft.objectives.texts import PairTexts
@@ -221,3 +222,14 @@ def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: ContrastiveConfi
         METRIC: float(np.concatenate([part["reciprocal_rank"] for part in parts]).mean()),
         "loss": float(sum(part["loss"][0] for part in parts) / sum(part["weight"][0] for part in parts)),
     }
+
+
+def card(module: nn.Module, config: ContrastiveConfig) -> Card:
+    return Card(
+        intro="A bi-encoder: the cosine of a technique's and a patent's vector says how well they match.",
+        auto_class="AutoModel",
+        use="",
+        tags=("patents", "sentence-similarity"),
+        pooling=config.pooling,
+        max_tokens=config.section_tokens,
+    )

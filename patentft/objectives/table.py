@@ -17,6 +17,7 @@ An objective is a module with
     loss(module, batch, config) -> (sum, weight, logs)        the sum over what `weight` counts
     parameter_groups(module, lr, weight_decay, config)
     predict(module, batch, config) -> arrays; metrics(parts, config) -> numbers of the whole valid side
+    card(module, config) -> models.export.Card                what the exported model is, and how it is used
 
 They stand in one file because they must agree about labels and masks.
 """
