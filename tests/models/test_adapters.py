@@ -73,6 +73,7 @@ def model_config(family: str, **changes: Any) -> Any:
     values = {
         "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
         "intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": PADDING.get(family, 0),
+        "initializer_range": 0.1,  # so that a text shows in its first token's state, as in a trained model
     }  # fmt: skip
     if family in PADDING:
         values |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -171,7 +172,7 @@ def trained(name: str, family: str, task: str) -> tuple[nn.Module, dict[str, tor
 @every_combination
 def test_it_learns_and_the_base_stays(name: str, family: str, task: str) -> None:
     model, frozen, losses = trained(name, family, task)
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] - 0.01
     now = dict(model.named_parameters())
     assert all(torch.equal(now[key], value) for key, value in frozen.items())
     heads = [key for key, p in now.items() if p.requires_grad and ("classifier" in key or "score" in key)]
@@ -282,7 +283,7 @@ def test_a_packed_row_gives_the_outputs_of_its_texts_alone(name: str, family: st
 @pytest.mark.parametrize("name", ["ia3", "bottleneck", "prefix", "prompt", "last_layers"])
 def test_the_kin_of_llama(name: str, family: str) -> None:
     model, frozen, losses = trained(name, family, "causal_lm")
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] - 0.01
     now = dict(model.named_parameters())
     assert all(torch.equal(now[key], value) for key, value in frozen.items())
     with torch.inference_mode():
