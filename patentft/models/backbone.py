@@ -31,6 +31,8 @@ class Loading:
 def load_backbone(folder: str, auto_class: Any, loading: Loading, **options: Any) -> nn.Module:
     """`auto_class.from_pretrained(folder)`; `options` are set in its configuration.
 
+    Its attribute `new_parameters` names those that the folder has no weights for, drawn at random: an adapter that
+    leaves them so could not be saved without them.
     Raises ConfigError for an encoder-decoder and for an adapter alone.
     """
     from transformers import AutoConfig, BitsAndBytesConfig
@@ -54,6 +56,14 @@ def load_backbone(folder: str, auto_class: Any, loading: Loading, **options: Any
     if loading.quantization is not None:
         quantized["quantization_config"] = BitsAndBytesConfig(**loading.quantization)
         quantized["device_map"] = {"": loading.device or torch.device("cpu")}
-    return auto_class.from_pretrained(
-        folder, config=config, use_safetensors=True, trust_remote_code=False, dtype=loading.dtype, **quantized
+    model, report = auto_class.from_pretrained(
+        folder,
+        config=config,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=loading.dtype,
+        output_loading_info=True,
+        **quantized,
     )
+    model.new_parameters = tuple(sorted(report["missing_keys"]))
+    return model

@@ -410,6 +410,41 @@ def test_prompts_start_as_words(text: str | None) -> None:
             adapt(model, config_of("prompt", text=" "), Task("encoder"))
 
 
+@pytest.mark.parametrize("name", ["last_layers", "lora", "nf4", "ia3", "bottleneck", "prompt", "prefix"])
+def test_a_pooler_that_the_base_lacks_is_trained_and_saved(name: str, tmp_path: Path) -> None:
+    """As when a masked language model becomes a classifier: its pooler is drawn at random each time it is loaded."""
+    folder = base_folder("bert", "masked_lm")
+    cls = transformers.AutoModelForSequenceClassification
+    config = config_of(name)
+
+    def base() -> nn.Module:
+        return load_backbone(folder, cls, Loading(quantization=quantization(config)))
+
+    model = adapt(base(), config, Task("classifier", ("classifier",))).eval()
+    assert any(".pooler." in key for key in trainable(model))
+    with torch.inference_mode():
+        expected = outputs(model, "bert", "classifier")
+    if name == "last_layers":
+        return
+    write_adapter(tmp_path, model, folder)
+    if name == "bottleneck":
+        again = load_bottleneck(base(), tmp_path)
+    else:
+        again = peft.PeftModel.from_pretrained(base(), str(tmp_path))  # type: ignore[arg-type]
+        again = VirtualTokens(again) if name in ("prompt", "prefix") else again
+    with torch.inference_mode():
+        torch.testing.assert_close(outputs(again.eval(), "bert", "classifier"), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_new_language_model_head_wants_the_whole_model_trained() -> None:
+    folder, cls = base_folder("bert", "encoder"), transformers.AutoModelForMaskedLM
+    with pytest.raises(ConfigError, match=r"lack 6 parameters of its head.*adapter lora.*choose full"):
+        adapt(load_backbone(folder, cls, Loading()), config_of("lora"), Task("masked_lm"))
+    adapt(load_backbone(folder, cls, Loading()), config_of("full"), Task("masked_lm"))
+    whole_head = adapt(load_backbone(folder, cls, Loading()), config_of("last_layers"), Task("masked_lm", ("cls",)))
+    assert "cls.predictions.transform.dense.weight" in trainable(whole_head)
+
+
 # ---- virtual tokens against a slow reference
 
 

@@ -109,11 +109,16 @@ def test_a_ranker_scores_as_it_was_trained(bases, tmp_path: Path, adapter: str, 
             torch.testing.assert_close(alone(**encoded(folder)).logits, expected, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("family", ["bert", "mpnet", "llama"])
-@pytest.mark.parametrize("adapter", ["full", "lora", "bottleneck", "prefix", "prompt"])
+ENCODERS = [
+    (adapter, family)
+    for adapter in ("full", "lora", "bottleneck", "prefix", "prompt")
+    for family in ("bert", "mpnet", "llama")
+    if (adapter, family) != ("prefix", "mpnet")  # refused
+]
+
+
+@pytest.mark.parametrize(("adapter", "family"), ENCODERS)
 def test_an_encoder_gives_the_vectors_it_was_trained_to_give(bases, tmp_path: Path, adapter: str, family: str) -> None:
-    if (adapter, family) == ("prefix", "mpnet"):
-        pytest.skip("refused")
     config = settings("contrastive", adapter, section_tokens=250)
     model, folder = exported(config, bases[family], tmp_path)
     given = encoded(folder)

@@ -15,6 +15,7 @@ An adapter is a module with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -23,6 +24,7 @@ from torch import nn
 from patentft.config import ConfigError
 from patentft.models.adapters import bottleneck, full, ia3, last_layers, lora, prefix, prompt, qlora
 from patentft.models.adapters.task import Layout, Task, TaskKind
+from patentft.models.blocks import in_heads
 
 ADAPTERS: dict[str, Any] = {
     "full": full,
@@ -66,7 +68,24 @@ def adapt(model: nn.Module, config: AdapterConfig, task: Task) -> nn.Module:
     reason = refusal(config, task.kind, family, "padded")  # packed ones allow less; the model itself refuses those
     if reason:
         raise ConfigError(reason)
-    return ADAPTERS[config.kind].apply(model, config, task)
+    return ADAPTERS[config.kind].apply(model, config, replace(task, heads=_all_heads(model, config, task)))
+
+
+def _all_heads(model: nn.Module, config: AdapterConfig, task: Task) -> tuple[str, ...]:
+    """The task's heads, and what else is new in this model and read by it; see `load_backbone`."""
+    unread = ("pooler",) if task.kind == "encoder" else ()  # token states are pooled by us
+    names: tuple[str, ...] = getattr(model, "new_parameters", ())
+    new = [name for name in names if not in_heads((*task.heads, *unread), name)]
+    if config.kind == "full" or not new:
+        return task.heads
+    poolers = {name.rpartition(".pooler.")[0] + ".pooler" for name in new if ".pooler." in name}
+    rest = [name for name in new if ".pooler." not in name]
+    if rest:
+        raise ConfigError(
+            f"the model's weights lack {len(rest)} parameters of its head, such as {rest[0]}: they are new, and the "
+            f"adapter {config.kind} does not train them; start from a model that has this head, or choose full"
+        )
+    return (*task.heads, *sorted(poolers))
 
 
 def refusal(config: AdapterConfig, task_kind: TaskKind, family: str, layout: Layout) -> str | None:
