@@ -43,6 +43,7 @@ KINDS = {
     "lora": {"kind": "lora", "rank": 4},
     "dora": {"kind": "lora", "rank": 4, "dora": True, "rslora": True, "init": "gaussian"},
     "nf4": {"kind": "qlora", "rank": 4, "compute_dtype": "float32"},
+    "nf4_dora": {"kind": "qlora", "rank": 4, "dora": True},  # in bfloat16
     "int8": {"kind": "qlora", "rank": 4, "base": "int8"},
     "ia3": {"kind": "ia3"},
     "bottleneck": {"kind": "bottleneck", "reduction": 4, "norms": True},
@@ -184,7 +185,8 @@ def test_padding_does_not_change_outputs(name: str, family: str, task: str) -> N
     model, _, _ = trained(name, family, task)
     with torch.inference_mode():
         near, far = (outputs(model, family, task, extra) for extra in (0, 9))
-    torch.testing.assert_close(near, far, atol=1e-5, rtol=1e-4)
+    atol = 5e-3 if name == "nf4_dora" else 1e-5  # products of bfloat16 round by the shape of the batch
+    torch.testing.assert_close(near, far, atol=atol, rtol=1e-4)
 
 
 @every_combination
@@ -543,6 +545,7 @@ def test_bottlenecks_are_put_back_only_where_they_were(tmp_path: Path) -> None:
     [
         ("lora", {}, "causal_lm", "bert", "padded", "choose a decoder"),
         ("prefix", {}, "encoder", "mpnet", "padded", "choose prompt or lora"),
+        ("int8", {"dora": True}, "encoder", "bert", "padded", "set base: nf4"),
         ("prompt", {}, "causal_lm", "llama", "packed", "choose lora"),
         ("prefix", {}, "causal_lm", "llama", "packed", "choose lora"),
         ("prompt", {}, "masked_lm", "llama", "padded", "choose lora"),

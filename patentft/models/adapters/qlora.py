@@ -50,6 +50,8 @@ class QloraConfig(LowRank):
 
 def refusal(config: QloraConfig, task_kind: TaskKind, family: str, layout: Layout) -> str | None:
     """Why this cannot be trained, and what can; None when it can."""
+    if config.dora and config.base == "int8":
+        return "adapter qlora: PEFT cannot read the lengths that dora needs from an int8 base: set base: nf4"
     return None
 
 
