@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from patentft.config import ConfigError
+from patentft.models.load import is_adapter
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,18 @@ class Loading:
 def load_backbone(folder: str, auto_class: Any, loading: Loading, **options: Any) -> nn.Module:
     """`auto_class.from_pretrained(folder)`; `options` are set in its configuration.
 
-    Raises ConfigError for an encoder-decoder.
+    Its attribute `new_parameters` names those that the folder has no weights for, drawn at random: an adapter that
+    leaves them so could not be saved without them.
+    Raises ConfigError for an encoder-decoder and for an adapter alone.
     """
     from transformers import AutoConfig, BitsAndBytesConfig
     from transformers.utils import logging as transformers_logging
 
+    if is_adapter(Path(folder)):
+        raise ConfigError(
+            f"model {folder} is an adapter alone: start from the model it was trained on, or from the export of an "
+            f"adapter that can be merged (lora, qlora, ia3)"
+        )
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # a new head is meant to be new: no table of missing weights
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **options)
@@ -49,6 +58,14 @@ def load_backbone(folder: str, auto_class: Any, loading: Loading, **options: Any
     if loading.quantization is not None:
         quantized["quantization_config"] = BitsAndBytesConfig(**loading.quantization)
         quantized["device_map"] = {"": loading.device or torch.device("cpu")}
-    return auto_class.from_pretrained(
-        folder, config=config, use_safetensors=True, trust_remote_code=False, dtype=loading.dtype, **quantized
+    model, report = auto_class.from_pretrained(
+        folder,
+        config=config,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=loading.dtype,
+        output_loading_info=True,
+        **quantized,
     )
+    model.new_parameters = tuple(sorted(report["missing_keys"]))
+    return model

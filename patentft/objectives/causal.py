@@ -17,6 +17,7 @@ from torch import nn
 from patentft.config import Config
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.objectives import packed
 from patentft.objectives.encoded import SpecialTokens, Unit
 from patentft.objectives.packed import IGNORED, LanguageModel, Rows
@@ -95,3 +96,15 @@ def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: Causal
 
 def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: CausalConfig) -> dict[str, float]:
     return packed.metrics(parts)
+
+
+def card(module: nn.Module, config: CausalConfig) -> Card:
+    return Card(
+        intro="A decoder that has read more text of this field: trained on, by next-token prediction on packed rows.",
+        auto_class="AutoModelForCausalLM",
+        use=(
+            "ids = model.generate(**tokenizer('A method of', return_tensors='pt'), max_new_tokens=50)\n"
+            "print(tokenizer.decode(ids[0]))"
+        ),
+        tags=("patents", "text-generation", "domain-adaptation"),
+    )

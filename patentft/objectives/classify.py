@@ -26,6 +26,7 @@ from patentft.config import Config, ConfigError, nearest
 from patentft.corpus.cpc import Y02
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad, tokenized
 from patentft.objectives.rank import head_name
 from patentft.objectives.texts import LabelledTexts
@@ -361,3 +362,15 @@ def _of_labels(
         if not softmax:
             found |= _confusion(f"confusion.{name}", labels[:, k], predicted[:, k])
     return found
+
+
+def card(module: nn.Module, config: ClassifyConfig) -> Card:
+    return Card(
+        intro="A classifier of patent texts; `config.json` names its labels (`id2label`).",
+        auto_class="AutoModelForSequenceClassification",
+        use=(
+            "logits = model(**tokenizer(text, return_tensors='pt')).logits[0]\n"
+            "print({model.config.id2label[index]: float(logit) for index, logit in enumerate(logits)})"
+        ),
+        tags=("patents", "text-classification"),
+    )

@@ -33,6 +33,7 @@ from torch.nn import functional
 from patentft.config import Config, ConfigError
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.models.pool import pool
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad, tokenized
 from patentft.objectives.texts import PairTexts, PlainTexts, PreferenceTexts
@@ -567,3 +568,14 @@ def _uniformity(texts: torch.Tensor) -> float:
     if len(some) < 2:
         return 0.0  # its largest value: all vectors are one
     return float(torch.pdist(some).square().mul(-2).exp().mean().log())
+
+
+def card(module: nn.Module, config: ContrastiveConfig) -> Card:
+    return Card(
+        intro="A bi-encoder: the cosine of a technique's and a patent's vector says how well they match.",
+        auto_class="AutoModel",
+        use="",
+        tags=("patents", "sentence-similarity"),
+        pooling=config.pooling,
+        max_tokens=config.section_tokens,
+    )

@@ -24,6 +24,7 @@ from torch.nn import functional
 from patentft.config import Config, ConfigError
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.objectives import packed
 from patentft.objectives.answers import answer_labels, answer_lengths, answer_logits, per_row, token_log_likelihoods
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
@@ -229,3 +230,18 @@ def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: DpoConfig) -> di
         "reward_margin": float(whole["margin"].mean()),
         "chosen_log_likelihood": float(whole["chosen"].sum() / whole["tokens"].sum()),
     }
+
+
+def card(module: nn.Module, config: DpoConfig) -> Card:
+    return Card(
+        intro=(
+            "A decoder that was taught which of two answers is the better. The prompt must be written as in training: "
+            "with `objective.prompt` of the configuration below."
+        ),
+        auto_class="AutoModelForCausalLM",
+        use=(
+            "ids = model.generate(**tokenizer(prompt, return_tensors='pt'), max_new_tokens=100)\n"
+            "print(tokenizer.decode(ids[0]))"
+        ),
+        tags=("patents", "text-generation", "dpo"),
+    )

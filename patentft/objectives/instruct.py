@@ -24,6 +24,7 @@ from patentft import stats
 from patentft.config import Config, ConfigError
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.objectives import packed
 from patentft.objectives.answers import AnswerModel, answer_labels, answer_lengths, per_row, token_log_likelihoods
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
@@ -236,3 +237,18 @@ def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: InstructConfig) 
     found["auc"] = float(stats.auc(odds, labels))
     found["within_technique_auc"] = float(stats.grouped_auc(odds, labels, whole["group"]).mean)
     return {METRIC: found["auc"], **found}
+
+
+def card(module: nn.Module, config: InstructConfig) -> Card:
+    return Card(
+        intro=(
+            "A decoder that was taught answers. The prompt must be written as in training: with "
+            "`objective.prompt` of the configuration below."
+        ),
+        auto_class="AutoModelForCausalLM",
+        use=(
+            "ids = model.generate(**tokenizer(prompt, return_tensors='pt'), max_new_tokens=100)\n"
+            "print(tokenizer.decode(ids[0]))"
+        ),
+        tags=("patents", "text-generation", "instruct"),
+    )

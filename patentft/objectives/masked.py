@@ -25,18 +25,6 @@ from patentft.objectives.packed import IGNORED, LanguageModel, Rows
 INPUTS = ("packed",)
 METRIC = "log_likelihood"
 UNITS_PER_BATCH = None
-CARD = Card(
-    intro="An encoder that has read more text of this field: trained on, by predicting masked tokens.",
-    use=(
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
-        "model = AutoModelForMaskedLM.from_pretrained('.')\n"
-        "tokenizer = AutoTokenizer.from_pretrained('.')\n"
-        "text = f'A method of {tokenizer.mask_token} waste water.'\n"
-        "print(tokenizer.decode(model(**tokenizer(text, return_tensors='pt')).logits[0].argmax(-1)))"
-    ),
-    library="transformers",
-    tags=("patents", "fill-mask", "domain-adaptation"),
-)
 
 
 class MaskedConfig(Config):
@@ -137,3 +125,15 @@ def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: Masked
 
 def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: MaskedConfig) -> dict[str, float]:
     return packed.metrics(parts)
+
+
+def card(module: nn.Module, config: MaskedConfig) -> Card:
+    return Card(
+        intro="An encoder that has read more text of this field: trained on, by predicting masked tokens.",
+        auto_class="AutoModelForMaskedLM",
+        use=(
+            "text = f'A method of {tokenizer.mask_token} waste water.'\n"
+            "print(tokenizer.decode(model(**tokenizer(text, return_tensors='pt')).logits[0].argmax(-1)))"
+        ),
+        tags=("patents", "fill-mask", "domain-adaptation"),
+    )

@@ -27,25 +27,6 @@ from patentft.objectives.packed import IGNORED, LanguageModel, Rows
 INPUTS = ("packed",)
 METRIC = "log_likelihood"
 UNITS_PER_BATCH = None
-CARD = Card(
-    intro=(
-        "A decoder without its causal mask: every token sees those after it too. It was trained on by masked "
-        "next-token prediction (LLM2Vec, arXiv:2404.05961): a start for an encoder of texts, not a model that writes. "
-        "`config.json` says so twice: transformers 5.23 reads `is_causal: false` and runs the model as it was trained; "
-        "a transformers that does not know this key **loads it causally without a warning**, and its outputs are then "
-        "not those of this model. patentft reads `patentft.bidirectional`. An adapter in `adapter/` says nothing of "
-        "it: a base that it is put on must be made bidirectional first."
-    ),
-    use=(
-        "from transformers import AutoModel, AutoTokenizer  # 5.23 or newer\n"
-        "model = AutoModel.from_pretrained('.')\n"
-        "assert model.config.is_causal is False\n"
-        "tokenizer = AutoTokenizer.from_pretrained('.')\n"
-        "vector = model(**tokenizer(text, return_tensors='pt')).last_hidden_state.mean(dim=1)"
-    ),
-    library="transformers",
-    tags=("patents", "feature-extraction", "llm2vec", "domain-adaptation"),
-)
 
 
 class MntpConfig(Config):
@@ -132,3 +113,23 @@ def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: MntpCo
 
 def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: MntpConfig) -> dict[str, float]:
     return packed.metrics(parts)
+
+
+def card(module: nn.Module, config: MntpConfig) -> Card:
+    return Card(
+        intro=(
+            "A decoder without its causal mask: every token sees those after it too. It was trained on by masked "
+            "next-token prediction (LLM2Vec, arXiv:2404.05961): a start for an encoder of texts, not a model that"
+            " writes. `config.json` says so twice: transformers 5.23 reads `is_causal: false` and runs the model "
+            "as it was trained; a transformers that does not know this key **loads it causally without a "
+            "warning**, and its outputs are then not those of this model. patentft reads "
+            "`patentft.bidirectional`. An adapter in `adapter/` says nothing of it: a base that it is put on must"
+            " be made bidirectional first."
+        ),
+        auto_class="AutoModel",
+        use=(
+            "assert model.config.is_causal is False\n"
+            "vector = model(**tokenizer(text, return_tensors='pt')).last_hidden_state.mean(dim=1)"
+        ),
+        tags=("patents", "feature-extraction", "llm2vec", "domain-adaptation"),
+    )

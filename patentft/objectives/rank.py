@@ -24,6 +24,7 @@ from patentft import stats
 from patentft.config import Config
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad
 from patentft.objectives.texts import PairTexts
 
@@ -247,3 +248,18 @@ def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: RankConfig) -> d
         "pooled_auc": float(stats.auc(logits, labels)),
         "loss": float(total),
     }
+
+
+def card(module: nn.Module, config: RankConfig) -> Card:
+    assert isinstance(module, PairScorer)
+    return Card(
+        intro=(
+            "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are "
+            "`logit + cosine_weight * (cosine - cosine_center)`, where "
+            "`cosine` is the prefilter's; the two constants are in `config.json` under `patentft`."
+        ),
+        auto_class="AutoModelForSequenceClassification",
+        use="logit = model(**tokenizer(section, patent, return_tensors='pt')).logits[0, 0]",
+        tags=("patents", "text-classification", "cross-encoder"),
+        carries={"cosine_weight": float(module.cosine_weight.detach()), "cosine_center": module.cosine_center},
+    )

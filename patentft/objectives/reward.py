@@ -25,6 +25,7 @@ from patentft import stats
 from patentft.config import Config, ConfigError
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading, load_backbone
+from patentft.models.export import Card
 from patentft.objectives import packed
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad
 from patentft.objectives.prompts import PromptConfig, encode_preferences, require_positions
@@ -205,3 +206,13 @@ def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: RewardConfig) ->
         "reward_margin": float(whole["margin"].mean()),
         "loss": float(whole["loss"].mean()),
     }
+
+
+def card(module: nn.Module, config: RewardConfig) -> Card:
+    return Card(
+        intro="A reward model: of two texts that it is given, the better one has the higher logit.",
+        auto_class="AutoModelForSequenceClassification",
+        use="logit = model(**tokenizer(text, return_tensors='pt')).logits[0, 0]",
+        tags=("patents", "text-classification", "reward-model"),
+        carries={"cosine_weight": 0.0},  # so that the scoring stage takes the logit alone
+    )

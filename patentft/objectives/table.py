@@ -23,6 +23,7 @@ An objective is a module with
     step(module, batches, config, total, across) -> mean      with SCOPE = "step", instead of `loss`: see contrastive
     parameter_groups(module, lr, weight_decay, config)
     predict(module, batch, config) -> arrays; metrics(parts, config) -> numbers of the whole valid side
+    card(module, config) -> models.export.Card                what the exported model is, and how it is used
 
 Some have more:
 

@@ -37,22 +37,6 @@ from patentft.objectives.texts import CodedTexts
 INPUTS = ("coded",)
 METRIC = "mrr"
 UNITS_PER_BATCH = None
-CARD = Card(
-    intro=(
-        "An encoder whose vocabulary has a token for each classification code, such as `<cpc:H01M10/00>`: trained to "
-        "predict masked codes from a patent's text and its other codes. The vector of a code in a patent is the hidden "
-        "state at its token."
-    ),
-    use=(
-        "from transformers import AutoModelForMaskedLM, AutoTokenizer\n"
-        "model = AutoModelForMaskedLM.from_pretrained('.')\n"
-        "tokenizer = AutoTokenizer.from_pretrained('.')\n"
-        "ids = tokenizer(text, f'<cpc:H01M10/00>{tokenizer.mask_token}', return_tensors='pt')['input_ids']\n"
-        "logits = model(input_ids=ids).logits[0, -2]  # at the mask; codes are placed as objective.place says"
-    ),
-    library="transformers",
-    tags=("patents", "fill-mask", "techtoken"),
-)
 PREFIX = "<cpc:"
 """A code's token is <cpc:H01M10/00>: no text has it, and it is told from the tokens that were there before."""
 
@@ -332,3 +316,19 @@ def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: TechTokenConfig)
         "accuracy_at_5": float(np.clip((5 - higher) / equal, 0, 1).mean()),
         "loss": total / max(count, 1.0),
     }
+
+
+def card(module: nn.Module, config: TechTokenConfig) -> Card:
+    return Card(
+        intro=(
+            "An encoder whose vocabulary has a token for each classification code, such as `<cpc:H01M10/00>`: "
+            "trained to predict masked codes from a patent's text and its other codes. The vector of a code in a "
+            "patent is the hidden state at its token."
+        ),
+        auto_class="AutoModelForMaskedLM",
+        use=(
+            "ids = tokenizer(text, f'<cpc:H01M10/00>{tokenizer.mask_token}', return_tensors='pt')['input_ids']\n"
+            "logits = model(input_ids=ids).logits[0, -2]  # at the mask; codes are placed as objective.place says"
+        ),
+        tags=("patents", "fill-mask", "techtoken"),
+    )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from patentft.config import ConfigError
-from patentft.models.load import local_folder
+from patentft.models.load import load_trained, local_folder
 from patentft.objectives.encoded import pad
 from patentft.objectives.rank import encode_pairs
 
@@ -71,9 +71,7 @@ def load_scorer(
 
     transformers_logging.disable_progress_bar()
     folder = local_folder(resolved)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-    )
+    model = load_trained(resolved, AutoModelForSequenceClassification)
     if model.config.num_labels != 1:
         raise ConfigError(
             f"model {resolved} has {model.config.num_labels} labels; a scorer has one logit (num_labels=1)"

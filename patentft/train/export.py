@@ -1,160 +1,231 @@
-"""From the last checkpoint to the export folder: the chosen weights, merged and blended, with the model card."""
+"""From the last checkpoint to the export folder: the chosen weights, merged and blended, with the model card.
+
+    whole    all weights are written
+    merged   the adapter is written, loaded again onto the base in fp32, merged there; all weights are written
+    beside   the adapter is written, and loaded again onto the base
+
+Whatever is loaded again must give the outputs of the model that was trained; the card says by how much it differs.
+"""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from patentft.models.adapters.state import count_parameters, load_trainable_state, merged, trainable_state
-from patentft.models.export import Card, blend, model_card, write_folder, write_sentence_transformers_files
-from patentft.models.load import local_folder
-from patentft.objectives.contrastive import BiEncoder
-from patentft.objectives.rank import PairScorer
+from patentft.config import ConfigError
+from patentft.models.adapters.state import count_parameters, load_trainable_state, merge, trainable_state
+from patentft.models.adapters.table import ADAPTERS, EXPORTS, adapt, quantization
+from patentft.models.backbone import Loading
+from patentft.models.export import (
+    Card,
+    blend,
+    loading_lines,
+    model_card,
+    write_adapter,
+    write_beside,
+    write_model,
+    write_sentence_transformers_files,
+)
+from patentft.models.load import load_trained, local_folder
 from patentft.objectives.table import OBJECTIVES
 from patentft.store import StageFolder
-from patentft.train import worker
+from patentft.train import tokenizer as run_tokenizer
 from patentft.train.checkpoint import Progress, read_progress, verify
 from patentft.train.config import TrainConfig
 
+TEXTS = ("A catalyst bed removes nitrogen oxides from the flue gas.", "Waste water is treated in an aerated basin.")
+"""What outputs are compared on."""
+
 
 def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, stage: StageFolder) -> Progress:
-    """Write the export into the empty folder `out`; returns the run's progress."""
-    from transformers import AutoTokenizer
+    """Write the export into the folder `out`, which does not exist; returns the run's progress.
 
+    Raises ArithmeticError when what is loaded again gives other outputs than the trained model, and ConfigError for a
+    blend with an adapter that cannot be merged.
+    """
     verify(checkpoint)
     progress = read_progress(checkpoint)
-    module = worker.build(config, str(local_folder(base)))
-    start = trainable_state(module)
     kept = "best" if config.keep == "best" and (checkpoint / "best.safetensors").exists() else "trained"
-    trained = load_file(checkpoint / f"{kept}.safetensors")
-    load_trainable_state(module, trained if config.blend == 1.0 else blend(trained, start, config.blend))
-    module.eval()
-    tokenizer = AutoTokenizer.from_pretrained(local_folder(base), trust_remote_code=False)
     out.mkdir()
+    with tempfile.TemporaryDirectory() as scratch:
+        own = run_tokenizer.fetch(stage.location, Path(scratch))
+        trained = load_file(checkpoint / f"{kept}.safetensors")
+        card, use, facts = write_export(config, base, trained, out, own)
+    last = progress.history[-1] if progress.history else {}
+    chosen = next((entry for entry in progress.history if entry["step"] == progress.best_step), last)
+    metrics = chosen if kept == "best" else last
+    (out / "README.md").write_text(_readme(config, base, stage, card, use, facts, metrics))
+    return progress
+
+
+def write_export(
+    config: TrainConfig, base: str, trained: dict[str, torch.Tensor], out: Path, own_tokenizer: str | None = None
+) -> tuple[Card, str, dict[str, Any]]:
+    """Write all but the model card into the empty folder `out`; returns for it the objective's part, how the export is
+    used, and facts.
+
+    trained: a `trainable_state` of the objective's module. own_tokenizer: the folder of the run's own.
+    """
+    from transformers import AutoTokenizer
+
     objective: Any = OBJECTIVES[config.objective.kind]
+    form = ADAPTERS[config.adapter.kind].EXPORT
+    if config.blend != 1.0 and form == "beside":
+        raise ConfigError(f"blend is {config.blend}: the adapter {config.adapter.kind} cannot be blended; set it to 1")
+    folder = str(local_folder(base))
+    tokenizer = AutoTokenizer.from_pretrained(own_tokenizer or folder, trust_remote_code=False)
+    loading = Loading(config.dropout, tokenizer=own_tokenizer)
+    module = _build(config, folder, loading)
+    start = trainable_state(module)
     backbone: nn.Module = objective.backbone(module)
-    has_adapter = config.adapter.kind == "lora"
-    extra: dict[str, Any] = {"objective": config.objective.kind}
+    inside = {id(parameter) for parameter in backbone.parameters()}
+    merges = {name for name, parameter in module.named_parameters() if form == "merged" and id(parameter) in inside}
+    blended = trained if config.blend == 1.0 else blend(trained, start, config.blend)
+    # weights that an adapter gives are blended once they are merged: its factors cannot be
+    load_trainable_state(module, {name: trained[name] if name in merges else blended[name] for name in trained})
+    module.eval()
+    card: Card = objective.card(module, config.objective)
     facts: dict[str, Any] = {
         "objective": config.objective.kind,
         "adapter": config.adapter.kind,
         "base model": config.model,
     }
     facts |= {f"{name} parameters": f"{count:,}" for name, count in count_parameters(module).items()}
-    if isinstance(module, PairScorer):
-        extra["cosine_weight"] = float(module.cosine_weight.detach())
-        extra["cosine_center"] = module.cosine_center
-        facts["cosine weight"] = f"{extra['cosine_weight']:.3f}"
-    if config.objective.kind == "reward" and config.input == "pairs":
-        extra["cosine_weight"] = 0.0  # so that the scoring stage takes the logit alone
-    plain = backbone
-    if has_adapter:
-        parity, plain = _merge_with_parity(backbone, tokenizer)
-        facts["merge parity (largest |difference| of outputs)"] = f"{parity:.2e}"
-        # the adapter is saved from a model of its own: merging has consumed this one
-        fresh = worker.build(config, str(local_folder(base)))
-        load_trainable_state(fresh, trainable_state(module) if not has_adapter else trained)
-        adapter_model = objective.backbone(fresh)
+    facts |= {name.replace("_", " "): value for name, value in card.carries.items()}
+    use = loading_lines(card, _loader(config), base, int(backbone.config.num_labels))  # type: ignore[union-attr]
+    extra = {"objective": config.objective.kind, **card.carries}
+    before = None if form == "whole" else outputs(backbone, tokenizer)
+    finish = getattr(objective, "finish", lambda model: None)
+    if form == "whole":
+        finish(backbone)
+        write_model(out, backbone, tokenizer, extra)
+    elif form == "merged":
+        write_adapter(out / "adapter", backbone, base)
+        del module, backbone  # a base at a time
+        assert before is not None
+        plain = _merged(config, folder, loading, out / "adapter", before, tokenizer, facts)
+        finish(plain)
+        write_model(out, plain, tokenizer, extra)
+        facts |= _against_quantized(config, folder, loading, trained, before, tokenizer)
+        if hasattr(objective, "finish"):  # the base that the adapter would be put on lacks what was just added
+            shutil.rmtree(out / "adapter")
     else:
-        adapter_model = None
-    if hasattr(objective, "finish"):
-        objective.finish(plain)
-        adapter_model = None  # the base that it would be put on lacks what `finish` has just added
-    write_folder(out, plain, adapter_model, tokenizer, base, extra)  # type: ignore[arg-type]
-    if isinstance(module, BiEncoder):
-        write_sentence_transformers_files(out, local_folder(base), module.pooling, config.objective.section_tokens)  # type: ignore[union-attr]
-    last = progress.history[-1] if progress.history else {}
-    chosen = next((entry for entry in progress.history if entry["step"] == progress.best_step), last)
-    (out / "README.md").write_text(_card(config, stage, facts, chosen if kept == "best" else last))
-    return progress
+        write_beside(out, backbone, tokenizer, base, extra)
+        del module, backbone
+        assert before is not None
+        import transformers
+
+        again = load_trained(str(out), getattr(transformers, card.auto_class))
+        facts["loaded again (largest |difference| of outputs)"] = f"{_parity(before, outputs(again, tokenizer)):.2e}"
+    if card.pooling is not None:
+        write_sentence_transformers_files(out, local_folder(base), card.pooling, card.max_tokens)
+    return card, use, facts
 
 
-def _merge_with_parity(adapter_model: nn.Module, tokenizer: Any) -> tuple[float, nn.Module]:
-    """Fold the adapter in; returns the largest difference of outputs on two texts, and the plain model."""
-    texts = ["A catalyst bed removes nitrogen oxides from the flue gas.", "Waste water is treated in an aerated basin."]
-    inputs = [tokenizer(text, return_tensors="pt") for text in texts]  # one by one: decoders have no padding token
-
-    def outputs(model: nn.Module) -> torch.Tensor:
-        with torch.inference_mode():
-            return torch.cat([model(**each)[0].flatten() for each in inputs])
-
-    before = outputs(adapter_model)
-    plain = merged(adapter_model, adapter_model)
-    difference = float((before - outputs(plain)).abs().max())
-    scale = float(before.abs().max())
-    if difference > 1e-3 * max(1.0, scale):
-        raise ArithmeticError(f"merging the adapter changed outputs by {difference:.2e} (scale {scale:.2e})")
-    return difference, plain
+def outputs(model: nn.Module, tokenizer: Any) -> torch.Tensor:
+    """The model's first outputs on TEXTS, flat."""
+    inputs = [tokenizer(text, return_tensors="pt") for text in TEXTS]  # one by one: decoders have no padding token
+    found = []
+    with torch.inference_mode():
+        for each in inputs:
+            found.append(model(input_ids=each["input_ids"], attention_mask=each["attention_mask"])[0].flatten())
+    return torch.cat(found).float()
 
 
-def _card(config: TrainConfig, stage: StageFolder, facts: dict[str, Any], metrics: dict[str, Any]) -> str:
-    own: Card | None = getattr(OBJECTIVES[config.objective.kind], "CARD", None)
-    if own is not None:
-        intro, use, library, tags = own.intro, own.use, own.library, list(own.tags)
-    elif config.objective.kind == "rank":
-        intro = (
-            "A cross-encoder for (BREF technique, patent) pairs. Its log-odds are "
-            "`logit + cosine_weight * (cosine - cosine_center)`, where "
-            "`cosine` is the prefilter's; the two constants are in `config.json` under `patentft`."
-        )
-        use = (
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
-            "model = AutoModelForSequenceClassification.from_pretrained('.')\n"
-            "tokenizer = AutoTokenizer.from_pretrained('.')\n"
-            "logit = model(**tokenizer(section, patent, return_tensors='pt')).logits[0, 0]"
-        )
-        library, tags = "transformers", ["patents", "text-classification", "cross-encoder"]
-    elif config.objective.kind == "causal":
-        intro = "A decoder that has read more text of this field: trained on, by next-token prediction on packed rows."
-        use = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-            "model = AutoModelForCausalLM.from_pretrained('.')\n"
-            "tokenizer = AutoTokenizer.from_pretrained('.')\n"
-            "ids = model.generate(**tokenizer('A method of', return_tensors='pt'), max_new_tokens=50)\n"
-            "print(tokenizer.decode(ids[0]))"
-        )
-        library, tags = "transformers", ["patents", "text-generation", "domain-adaptation"]
-    elif config.objective.kind in ("instruct", "dpo"):
-        learned = "answers" if config.objective.kind == "instruct" else "which of two answers is the better"
-        intro = (
-            f"A decoder that was taught {learned}. The prompt must be written as in training: with "
-            f"`objective.prompt` of the configuration below."
-        )
-        use = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-            "model = AutoModelForCausalLM.from_pretrained('.')\n"
-            "tokenizer = AutoTokenizer.from_pretrained('.')\n"
-            "ids = model.generate(**tokenizer(prompt, return_tensors='pt'), max_new_tokens=100)\n"
-            "print(tokenizer.decode(ids[0]))"
-        )
-        library, tags = "transformers", ["patents", "text-generation", config.objective.kind]
-    elif config.objective.kind == "reward":
-        intro = "A reward model: of two texts that it is given, the better one has the higher logit."
-        use = (
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n"
-            "model = AutoModelForSequenceClassification.from_pretrained('.')\n"
-            "tokenizer = AutoTokenizer.from_pretrained('.')\n"
-            "logit = model(**tokenizer(text, return_tensors='pt')).logits[0, 0]"
-        )
-        library, tags = "transformers", ["patents", "text-classification", "reward-model"]
-    else:
-        intro = "A bi-encoder: the cosine of a technique's and a patent's vector says how well they match."
-        use = "from sentence_transformers import SentenceTransformer\nvectors = SentenceTransformer('.').encode(texts)"
-        library, tags = "sentence-transformers", ["patents", "sentence-similarity"]
-    if config.adapter.kind == "lora" and not hasattr(OBJECTIVES[config.objective.kind], "finish"):
-        intro += " The weights here have the LoRA adapter merged; the adapter alone is in `adapter/`."
+def _build(config: TrainConfig, folder: str, loading: Loading) -> nn.Module:
+    """The objective's module as the training built it, but for `loading`."""
+    objective: Any = OBJECTIVES[config.objective.kind]
+    torch.manual_seed(config.seed)
+    backbone = objective.build(folder, config.objective, loading)
+    adapted = adapt(backbone, config.adapter, objective.task(backbone, config.objective))
+    return objective.wrap(adapted, config.objective)
+
+
+def _merged(
+    config: TrainConfig,
+    folder: str,
+    loading: Loading,
+    adapter: Path,
+    before: torch.Tensor,
+    tokenizer: Any,
+    facts: dict[str, Any],
+) -> nn.Module:
+    """The plain model: base and adapter loaded again, merged, checked against `before`, and blended with the base."""
+    objective: Any = OBJECTIVES[config.objective.kind]
+    torch.manual_seed(config.seed)  # as in _build: new heads start alike
+    base = objective.build(folder, config.objective, loading).eval()
+    start = {} if config.blend == 1.0 else {name: value.clone() for name, value in base.state_dict().items()}
+    plain = merge(base, adapter).eval()
+    facts["merge parity (largest |difference| of outputs)"] = f"{_parity(before, outputs(plain, tokenizer)):.2e}"
+    if start:
+        plain.load_state_dict(blend(plain.state_dict(), start, config.blend))
+        facts["blend"] = f"{config.blend} of the merged weights, the rest the base's; `adapter/` is not blended"
+    return plain
+
+
+def _parity(before: torch.Tensor, after: torch.Tensor) -> float:
+    """The largest |difference|. Raises ArithmeticError when it is more than rounding."""
+    difference, scale = float((before - after).abs().max()), float(before.abs().max())
+    if not difference <= 1e-3 * max(1.0, scale):
+        raise ArithmeticError(f"loaded again, the model's outputs differ by {difference:.2e} (scale {scale:.2e})")
+    return difference
+
+
+def _against_quantized(
+    config: TrainConfig,
+    folder: str,
+    loading: Loading,
+    trained: dict[str, torch.Tensor],
+    before: torch.Tensor,
+    tokenizer: Any,
+) -> dict[str, str]:
+    """How far the unquantized base under the adapter is from the quantized one that it was trained on."""
+    settings = quantization(config.adapter)
+    if settings is None:
+        return {}
+    module = _build(config, folder, replace(loading, quantization=settings))
+    load_trainable_state(module, trained)
+    objective: Any = OBJECTIVES[config.objective.kind]
+    after = outputs(objective.backbone(module.eval()), tokenizer)
+    difference, scale = float((before - after).abs().max()), float(before.abs().max())
+    return {"outputs against the quantized base it was trained on": f"{difference:.2e} at most, of {scale:.2e}"}
+
+
+def _loader(config: TrainConfig) -> Literal["plain", "peft", "bottleneck"]:
+    """What loads the export."""
+    if ADAPTERS[config.adapter.kind].EXPORT != "beside":
+        return "plain"
+    return "bottleneck" if config.adapter.kind == "bottleneck" else "peft"
+
+
+def _readme(
+    config: TrainConfig,
+    base: str,
+    stage: StageFolder,
+    card: Card,
+    use: str,
+    facts: dict[str, Any],
+    metrics: dict[str, Any],
+) -> str:
+    adapter, loader = ADAPTERS[config.adapter.kind], _loader(config)
+    sentences = [card.intro, EXPORTS[adapter.EXPORT].format(kind=config.adapter.kind, base=base)]
+    sentences.append(getattr(adapter, "NOTE", ""))
+    encoder = card.pooling is not None and loader == "plain"
     return model_card(
         title=f"{stage.name}: {config.objective.kind} fine-tune of {config.model}",
-        intro=intro,
+        intro=" ".join(sentence for sentence in sentences if sentence),
         use=use,
         facts=facts,
         metrics=metrics,
         config=config.model_dump(mode="json"),
         inputs=stage.inputs,
-        tags=tags,
-        library=library,
+        tags=list(card.tags),
+        library="sentence-transformers" if encoder else "peft" if loader == "peft" else "transformers",
     )

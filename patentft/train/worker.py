@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from patentft.models.adapters.table import ADAPTERS, adapt
+from patentft.models.adapters.table import adapt, quantization, scale_rates
 from patentft.models.backbone import Loading
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
 from patentft.objectives.packed import Rows
@@ -101,10 +101,8 @@ def build(
     """
     torch.manual_seed(config.seed)
     objective: Any = OBJECTIVES[config.objective.kind]
-    adapter: Any = ADAPTERS[config.adapter.kind]
-    quantization = adapter.quantization(config.adapter) if hasattr(adapter, "quantization") else None
     dtype = torch.bfloat16 if config.precision == "bf16" and config.adapter.kind != "full" else torch.float32
-    loading = Loading(config.dropout, dtype, quantization, device, tokenizer)
+    loading = Loading(config.dropout, dtype, quantization(config.adapter), device, tokenizer)
     backbone = objective.build(model_folder, config.objective, loading)
     if config.activation_checkpointing:
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -119,7 +117,9 @@ def build(
 def parameter_groups(config: TrainConfig, module: nn.Module) -> list[dict[str, Any]]:
     """The objective's groups, of trainable parameters only, each with lr and weight_decay."""
     objective: Any = OBJECTIVES[config.objective.kind]
-    return objective.parameter_groups(module, config.optimizer.lr, config.optimizer.weight_decay, config.objective)
+    optimizer = config.optimizer
+    groups = objective.parameter_groups(module, optimizer.lr, optimizer.weight_decay, config.objective)
+    return scale_rates(groups, module, config.adapter)
 
 
 def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> None:

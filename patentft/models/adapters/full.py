@@ -7,7 +7,9 @@ from typing import Literal
 from torch import nn
 
 from patentft.config import Config, ConfigError
-from patentft.models.adapters.task import Task
+from patentft.models.adapters.task import Layout, Task, TaskKind
+
+EXPORT = "whole"
 
 
 class FullConfig(Config):
@@ -16,6 +18,11 @@ class FullConfig(Config):
     kind: Literal["full"] = "full"
     freeze: list[str] = []
     """Parameters whose name holds one of these are not trained, such as "embeddings"."""
+
+
+def refusal(config: FullConfig, task_kind: TaskKind, family: str, layout: Layout) -> str | None:
+    """Why this cannot be trained, and what can; None when it can."""
+    return None
 
 
 def apply(model: nn.Module, config: FullConfig, task: Task) -> nn.Module:

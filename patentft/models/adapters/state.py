@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,21 +12,39 @@ from torch import nn
 from patentft.config import ConfigError
 
 
-def merged(model: nn.Module, adapter_model: nn.Module) -> nn.Module:
-    """The plain model with the adapter folded in; `model` unchanged when it has none."""
+def merge(base: nn.Module, folder: Path) -> nn.Module:
+    """`base`, plain and unquantized, with the PEFT adapter of `folder` folded into its weights and its heads in place.
+
+    Into a quantized base it would be folded with rounding: outputs would change.
+    """
     import peft
 
-    if isinstance(adapter_model, peft.PeftModel):
-        return adapter_model.merge_and_unload()  # type: ignore[operator,return-value]
-    return model
+    return fold(peft.PeftModel.from_pretrained(base, str(folder)))  # type: ignore[arg-type]
+
+
+def fold(wrapped: Any) -> nn.Module:
+    """The plain model of a PEFT model whose method can be merged, in place."""
+    from peft.utils import ModulesToSaveWrapper
+
+    model = wrapped.get_base_model()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):  # PEFT itself fails on a head of several layers beside IA3
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.modules_to_save[wrapped.active_adapter])
+    return wrapped.merge_and_unload()
 
 
 def count_parameters(module: nn.Module) -> dict[str, int]:
-    """Trainable and total parameters."""
+    """Trainable and total parameters; a weight held in 4 bits counts as one."""
     return {
-        "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
-        "total": sum(p.numel() for p in module.parameters()),
+        "trainable": sum(_size(p) for p in module.parameters() if p.requires_grad),
+        "total": sum(_size(p) for p in module.parameters()),
     }
+
+
+def _size(parameter: nn.Parameter) -> int:
+    state = getattr(parameter, "quant_state", None)  # bitsandbytes stores two weights in a byte
+    return parameter.numel() if state is None else math.prod(state.shape)
 
 
 def trainable_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,36 @@
+"""Where a transformer's blocks are: adapters that choose among them must not guess their name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from patentft.config import ConfigError
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """(name, list) of the model's transformer blocks: the list as long as the configuration's num_hidden_layers.
+
+    Raises ConfigError when there is not exactly one such list.
+    """
+    config: Any = model.config
+    number = int(config.num_hidden_layers)
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == number
+    ]
+    if len(found) > 1:  # experts, or heads by layer: the blocks hold them, or are larger
+        found = [max(found, key=lambda each: sum(parameter.numel() for parameter in each[1].parameters()))]
+    if not found:
+        raise ConfigError(
+            f"model of type {config.model_type}: no list of its {number} blocks found; choose the adapter full, with "
+            f"freeze, or lora, with target_modules"
+        )
+    return found[0]
+
+
+def in_heads(heads: tuple[str, ...], parameter: str) -> bool:
+    """Whether a parameter, by its full name, is of one of the heads (names of modules, at any depth)."""
+    return any(parameter.startswith(f"{head}.") or f".{head}." in parameter for head in heads)
