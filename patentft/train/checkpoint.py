@@ -61,8 +61,13 @@ def save(
             save_file(trained, folder / "trained.safetensors")
         progress.world_size = place.world_size
         (folder / "progress.json").write_text(json.dumps(asdict(progress)))
+    seal(folder, place.rank)
+
+
+def seal(folder: Path, rank: int) -> None:
+    """Write the checksums of this rank's files, which are all that is in the folder."""
     sums = {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.rglob("*") if path.is_file()}
-    (folder / f"checksums-{place.rank:05d}.json").write_text(json.dumps(sums))
+    (folder / f"checksums-{rank:05d}.json").write_text(json.dumps(sums))
 
 
 def load(folder: Path, strategy: Strategy, place: Place) -> tuple[Progress, dict[str, torch.Tensor] | None]:

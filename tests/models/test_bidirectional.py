@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from patentft.config import ConfigError
 from patentft.models.bidirectional import make_bidirectional
-from patentft.models.export import write_folder
+from patentft.models.export import write_model
 from patentft.models.load import load_encoder
 from patentft.objectives.packed import LanguageModel
 from tests.tiny import save_tiny_bert, save_tiny_decoder
@@ -85,7 +85,7 @@ def test_it_stays_bidirectional_when_saved(kind: str, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = bidirectional(folder)
     (tmp_path / "out").mkdir()
-    write_folder(tmp_path / "out", model, None, tokenizer, folder, {"objective": "mntp"})
+    write_model(tmp_path / "out", model, tokenizer, {"objective": "mntp"})
     encoder = load_encoder(str(tmp_path / "out"))
     assert encoder.model.config.patentft == {"bidirectional": True, "objective": "mntp"}
     assert bool(reach(encoder.model).all())

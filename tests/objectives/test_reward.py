@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from patentft.config import ConfigError, build
 from patentft.models.backbone import Loading
-from patentft.models.export import write_folder
+from patentft.models.export import write_model
 from patentft.objectives import reward
 from patentft.objectives.encoded import SpecialTokens
 from patentft.objectives.reward import RewardConfig, group_losses
@@ -189,7 +189,7 @@ def test_trained_on_pairs_it_is_a_scorer(model, request, tmp_path: Path):
     encoded, _ = reward.encode(pairs(), tokenizer, config.objective)
     assert history(config, folder, encoded, encoded)[-1]["preference_accuracy"] > 0.9
     module = worker.build(config, folder).eval()
-    write_folder(tmp_path, reward.backbone(module), None, tokenizer, folder, {"objective": "reward"})
+    write_model(tmp_path, reward.backbone(module), tokenizer, {"objective": "reward"})
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.num_labels == 1
     scorer, _ = load_scorer(
         str(tmp_path), device=torch.device("cpu"), max_tokens=100, patent_tokens=40, tokens_per_batch=200

@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import save_file
 
 from patentft.config import ConfigError, build
+from patentft.location import Location
 from patentft.models.adapters.state import load_trainable_state, trainable_state
 from patentft.models.backbone import Loading
 from patentft.models.load import fingerprint, load_encoder, load_tokenizer_and_limit, load_trained, resolve
@@ -21,6 +22,7 @@ from patentft.models.pool import pool
 from patentft.objectives.table import OBJECTIVES
 from patentft.scoring.scorer import load_scorer
 from patentft.train import export
+from patentft.train.checkpoint import seal
 from patentft.train.config import TrainConfig
 from tests.tiny import save_tiny_bert, save_tiny_llama, save_tiny_mpnet
 
@@ -67,11 +69,12 @@ def exported(config: TrainConfig, base: str, folder: Path) -> tuple[Any, Path]:
     }
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
-    save_file(state, checkpoint / "state.safetensors")
+    save_file(state, checkpoint / "trained.safetensors")
     history = [{"step": 1, "train_loss": 0.5}]
     progress = {"next_step": 1, "best_metric": None, "best_step": None, "history": history}
     (checkpoint / "progress.json").write_text(json.dumps(progress))
-    stage: Any = SimpleNamespace(name="model", inputs={"corpus": "id"})
+    seal(checkpoint, 0)
+    stage: Any = SimpleNamespace(name="model", inputs={"corpus": "id"}, location=Location(folder / "stage"))
     export.export_model(config, base, checkpoint, folder / "export", stage)
     load_trainable_state(module, state)
     return OBJECTIVES[config.objective.kind].backbone(module.eval()), folder / "export"
