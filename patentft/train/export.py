@@ -9,7 +9,6 @@ Whatever is loaded again must give the outputs of the model that was trained; th
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from patentft.config import ConfigError
-from patentft.models.adapters.state import count_parameters, load_trainable_state, merge, trainable_state
+from patentft.models.adapters.state import count_parameters, fold, load_trainable_state, merge, trainable_state
 from patentft.models.adapters.table import ADAPTERS, EXPORTS, adapt, quantization
 from patentft.models.backbone import Loading
 from patentft.models.export import (
@@ -79,6 +78,8 @@ def write_export(
     form = ADAPTERS[config.adapter.kind].EXPORT
     if config.blend != 1.0 and form == "beside":
         raise ConfigError(f"blend is {config.blend}: the adapter {config.adapter.kind} cannot be blended; set it to 1")
+    if config.blend != 1.0 and form == "merged" and hasattr(objective, "finish"):
+        raise ConfigError(f"blend is {config.blend}: {config.objective.kind} with an adapter cannot; set it to 1")
     folder = str(local_folder(base))
     tokenizer = AutoTokenizer.from_pretrained(own_tokenizer or folder, trust_remote_code=False)
     loading = Loading(config.dropout, tokenizer=own_tokenizer)
@@ -106,16 +107,20 @@ def write_export(
     if form == "whole":
         finish(backbone)
         write_model(out, backbone, tokenizer, extra)
+    elif form == "merged" and hasattr(objective, "finish"):
+        # the adapter alone would be of no use: its base lacks what the objective has added
+        plain = fold(backbone).eval()
+        assert before is not None
+        facts["merge parity (largest |difference| of outputs)"] = f"{_parity(before, outputs(plain, tokenizer)):.2e}"
+        finish(plain)
+        write_model(out, plain, tokenizer, extra)
     elif form == "merged":
         write_adapter(out / "adapter", backbone, base)
         del module, backbone  # a base at a time
         assert before is not None
         plain = _merged(config, folder, loading, out / "adapter", before, tokenizer, facts)
-        finish(plain)
         write_model(out, plain, tokenizer, extra)
         facts |= _against_quantized(config, folder, loading, trained, before, tokenizer)
-        if hasattr(objective, "finish"):  # the base that the adapter would be put on lacks what was just added
-            shutil.rmtree(out / "adapter")
     else:
         write_beside(out, backbone, tokenizer, base, extra)
         del module, backbone

@@ -164,7 +164,7 @@ def test_padding_does_not_move_a_logit_and_the_names_are_exported(save, tmp_path
     together = module(batch)
     alone = torch.cat([module(classify.collate(encoded, [unit], tokens)) for unit in units])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
-    assert float((together[0] - together[3]).detach().abs().max()) > 1e-4
+    assert float((together[0] - together[3]).detach().abs().max()) > 5e-5
     inside = classify.backbone(module)
     inside.save_pretrained(tmp_path / "export")  # type: ignore[operator]
     written = json.loads((tmp_path / "export" / "config.json").read_text())

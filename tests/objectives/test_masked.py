@@ -23,6 +23,7 @@ from patentft.objectives.masked import MaskedConfig
 from patentft.objectives.packed import IGNORED, ArrayRows
 from patentft.train import worker
 from patentft.train.config import TrainConfig
+from patentft.train.place import Place
 from tests.tiny import save_tiny_bert, save_tiny_llama, save_tiny_mpnet
 
 CONFIG = MaskedConfig()
@@ -49,7 +50,10 @@ def together(pad: int = 0) -> ArrayRows:
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_bert(tmp_path_factory.mktemp("bert"))
+    """With a head over the vocabulary."""
+    folder = save_tiny_bert(tmp_path_factory.mktemp("bert"))
+    AutoModelForMaskedLM.from_pretrained(folder).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -262,11 +266,10 @@ def run(folder: Path, model: str, config: TrainConfig, tokens: SpecialTokens, la
     torch.set_num_threads(1)
     folder.mkdir()
 
-    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-        assert checkpoint is not None
-        shutil.copytree(checkpoint, folder / f"{metrics['step']:04d}")
+    def report(metrics: dict[str, Any], checkpoint: Path) -> None:
+        shutil.move(checkpoint, folder / f"{metrics['step']:04d}")
 
-    hooks = worker.Hooks(0, 1, torch.device("cpu"), report, latest, lambda line: None)
+    hooks = worker.Hooks(Place(0, 1, torch.device("cpu")), report, latest, lambda line: None)
     worker.train(config, model, worker.Data(together(tokens.pad), together(tokens.pad), tokens), hooks)
     return json.loads((max(folder.iterdir()) / "progress.json").read_text())["history"]
 

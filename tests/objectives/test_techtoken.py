@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from patentft import schema
 from patentft.config import ConfigError, build
 from patentft.location import Location
-from patentft.models.adapters.state import load_trainable_state, merged
+from patentft.models.adapters.state import fold, load_trainable_state
 from patentft.models.backbone import Loading
 from patentft.models.load import load_encoder
 from patentft.models.vocabulary import GrownEmbedding, NewTokens, grow, join
@@ -29,6 +29,7 @@ from patentft.train import tokenizer as tokenizers
 from patentft.train import worker
 from patentft.train.config import TrainConfig
 from patentft.train.data import LOADERS
+from patentft.train.place import Place
 from tests.objectives.test_masked import final
 from tests.tiny import save_tiny_bert, save_tiny_mpnet
 
@@ -323,11 +324,10 @@ def run(folder: Path, base: str, changes: dict[str, Any]) -> tuple[TrainConfig, 
     train, valid = [techtoken.encode(coded(count), tokenizer, config.objective)[0] for count in (60, 24)]  # type: ignore[arg-type]
     (folder / "steps").mkdir()
 
-    def report(metrics: dict[str, Any], checkpoint: Path | None) -> None:
-        assert checkpoint is not None
-        shutil.copytree(checkpoint, folder / "steps" / f"{metrics['step']:04d}")
+    def report(metrics: dict[str, Any], checkpoint: Path) -> None:
+        shutil.move(checkpoint, folder / "steps" / f"{metrics['step']:04d}")
 
-    hooks = worker.Hooks(0, 1, torch.device("cpu"), report, None, lambda line: None)
+    hooks = worker.Hooks(Place(0, 1, torch.device("cpu")), report, None, lambda line: None)
     worker.train(config, str(folder / "base"), worker.Data(train, valid, SpecialTokens.of(tokenizer)), hooks)
     history = json.loads((max((folder / "steps").iterdir()) / "progress.json").read_text())["history"]
     return config, str(folder / "base"), history
@@ -344,7 +344,7 @@ def test_it_learns_and_frozen_rows_stay_bit_for_bit(
     module = worker.build(config, folder)
     load_trainable_state(module, final(tmp_path / "steps"))
     inside = techtoken.backbone(module.eval())
-    plain: Any = merged(inside, inside)
+    plain: Any = fold(inside) if adapter["kind"] == "lora" else inside
     ours = logits_of(plain)
     techtoken.finish(plain)
     plain.save_pretrained(tmp_path / "out")
