@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -30,14 +31,18 @@ class Group:
             process.start()
 
     def run(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Raises RuntimeError with the first process's traceback; the group is then of no more use."""
+        """Raises RuntimeError with a traceback. Where one process failed and another waits for it, all are ended."""
         for tasks in self._tasks:
             tasks.put((function, arguments))
+        failures: list[str] = []
         for _ in range(self.world_size):
-            failure = self._results.get(timeout=300)
-            if failure:
+            try:
+                failures.append(self._results.get(timeout=20 if any(failures) else 300))
+            except queue.Empty:
                 self.close()
-                raise RuntimeError(failure)
+                failures.append("a process did not answer")
+        if any(failures):
+            raise RuntimeError(next(filter(None, failures)))
 
     @property
     def alive(self) -> bool:

@@ -36,6 +36,10 @@ class VirtualTokens(nn.Module):
         """The base's configuration."""
         return self.peft_model.config
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The base's head over the vocabulary. What enters it has the virtual tokens in front, with prompts."""
+        return self.peft_model.get_base_model().get_output_embeddings()
+
     def forward(
         self,
         input_ids: torch.Tensor,

@@ -32,6 +32,8 @@ from patentft.objectives.rank import head_name
 from patentft.objectives.texts import LabelledTexts
 
 INPUTS = ("labelled",)
+MODELS = "any"
+TASK = "classifier"
 METRIC = "average_precision"
 UNITS_PER_BATCH = None
 

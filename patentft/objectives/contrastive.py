@@ -39,6 +39,8 @@ from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad, token
 from patentft.objectives.texts import PairTexts, PlainTexts, PreferenceTexts
 
 INPUTS = ("pairs", "preferences", "plain")
+MODELS = "any"
+TASK = "encoder"
 METRIC = "mrr"
 UNITS_PER_BATCH = None
 SCOPE = "step"
@@ -577,5 +579,5 @@ def card(module: nn.Module, config: ContrastiveConfig) -> Card:
         use="",
         tags=("patents", "sentence-similarity"),
         pooling=config.pooling,
-        max_tokens=config.section_tokens,
+        max_tokens=max(config.section_tokens, config.patent_tokens),
     )

@@ -32,6 +32,8 @@ from patentft.objectives.prompts import PromptConfig, answer_batch, encode_prefe
 from patentft.objectives.texts import PreferenceTexts
 
 INPUTS = ("preferences",)
+MODELS = "decoder"
+TASK = "causal_lm"
 METRIC = "preference_log_likelihood"
 UNITS_PER_BATCH = None
 

@@ -40,6 +40,8 @@ from patentft.objectives.prompts import (
 from patentft.objectives.texts import PairTexts, QaTexts
 
 INPUTS = ("qa", "pairs")
+MODELS = "decoder"
+TASK = "causal_lm"
 METRIC = "choice"
 """The AUC of the log-odds for pairs, the log-likelihood of an answer's token for questions."""
 UNITS_PER_BATCH = None

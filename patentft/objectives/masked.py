@@ -23,6 +23,8 @@ from patentft.objectives.encoded import SpecialTokens, Unit
 from patentft.objectives.packed import IGNORED, LanguageModel, Rows
 
 INPUTS = ("packed",)
+MODELS = "encoder"
+TASK = "masked_lm"
 METRIC = "log_likelihood"
 UNITS_PER_BATCH = None
 

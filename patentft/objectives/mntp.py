@@ -25,6 +25,8 @@ from patentft.objectives.encoded import SpecialTokens, Unit
 from patentft.objectives.packed import IGNORED, LanguageModel, Rows
 
 INPUTS = ("packed",)
+MODELS = "decoder"
+TASK = "causal_lm"
 METRIC = "log_likelihood"
 UNITS_PER_BATCH = None
 

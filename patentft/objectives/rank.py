@@ -29,6 +29,8 @@ from patentft.objectives.encoded import Encoded, SpecialTokens, Unit, pad
 from patentft.objectives.texts import PairTexts
 
 INPUTS = ("pairs",)
+MODELS = "any"
+TASK = "classifier"
 METRIC = "within_technique_auc"
 UNITS_PER_BATCH = None
 
@@ -54,9 +56,11 @@ class RankConfig(Config):
 
 def build(folder: str, config: RankConfig, loading: Loading) -> nn.Module:
     """The encoder with a head of one logit that starts at zero: the first ranking is the cosine's."""
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    tokens = SpecialTokens.of(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
     model = load_backbone(folder, AutoModelForSequenceClassification, loading, num_labels=1)
+    model.config.get_text_config().pad_token_id = tokens.pad  # type: ignore[union-attr,operator] a decoder pools before it
     for parameter in head(model).parameters():
         nn.init.zeros_(parameter)
     return model
@@ -160,7 +164,8 @@ class PairScorer(nn.Module):
         super().__init__()
         self.classifier = classifier
         learned = config.cosine_lr > 0
-        self.cosine_weight = nn.Parameter(torch.tensor(float(config.cosine_weight)), requires_grad=learned)
+        # (1,): FSDP and DeepSpeed take no parameter without a dimension
+        self.cosine_weight = nn.Parameter(torch.tensor([float(config.cosine_weight)]), requires_grad=learned)
         self.cosine_center = config.cosine_center
 
     def cross_logits(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -33,6 +33,8 @@ from patentft.objectives.rank import encode_pairs, head_name
 from patentft.objectives.texts import PairTexts, PreferenceTexts
 
 INPUTS = ("preferences", "pairs")
+MODELS = "any"
+TASK = "classifier"
 METRIC = "preference_accuracy"
 UNITS_PER_BATCH = None
 

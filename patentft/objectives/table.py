@@ -3,19 +3,23 @@
 An objective is a module with
 
     INPUTS            which data it learns from, keys of `train.config.INPUTS`: a run gives one of them
+    MODELS            "decoder", "encoder" or "any": what it can train
+    TASK              what the model ends in, a TaskKind
     METRIC            the name, in `metrics`, of the number that chooses the best weights; larger is better
-    CARD              what the card of an exported model says of it (models.export.Card), if not in `train.export`
+    SCOPE             "step" if the rows of a whole step interact: it has `step` instead of `loss`, see `contrastive`
+    BUCKETED          False if a step's units must be of mixed length
     UNITS_PER_BATCH   at most so many units in a micro-batch; None for no limit
     Config            a Config with `kind`
     prepare_tokenizer(tokenizer, data, config) -> tokenizer   if it adds tokens: once, by the driver, of the train side
     encode(data, tokenizer, config) -> (Encoded, counts)      once, by the driver; not for "packed"
     prepare(module, data, config, batches, gather) -> Encoded optional: what the starting model must say of the data,
                                                               see `dpo.prepare`
+    settled(config, counts) -> config                         optional: what only the encoded data know, see `classify`
     build(folder, config, loading) -> transformers model      with its head
     task(model, config) -> Task                               what an adapter must know
     wrap(model, config) -> Module                             what is trained: forward(batch)
     backbone(module) -> the transformers (or PEFT) model inside
-    finish(model)                                             if the trained model is not yet a plain one: in place
+    finish(model)                                             optional: make the trained model a plain one, in place
     units(data, config, epoch, seed) -> [Unit]                what is never divided between micro-batches
     collate(data, units, tokens) -> batch                     named tensors
     weight(batch, config) -> float                            how much the batch counts in its step's mean
@@ -23,13 +27,7 @@ An objective is a module with
     step(module, batches, config, total, across) -> mean      with SCOPE = "step", instead of `loss`: see contrastive
     parameter_groups(module, lr, weight_decay, config)
     predict(module, batch, config) -> arrays; metrics(parts, config) -> numbers of the whole valid side
-    card(module, config) -> models.export.Card                what the exported model is, and how it is used
-
-Some have more:
-
-    SCOPE             "step" where the rows of a whole step, over all ranks, interact; else "unit"
-    BUCKETED          False where a step's units are not to be of like length
-    settled(config, counts) -> config                         with what `encode` found in the train side: see classify
+    card(module, config) -> Card                              what the export's model card says of it
 
 They stand in one file because they must agree about labels and masks.
 """

@@ -35,6 +35,8 @@ from patentft.objectives.packed import IGNORED, LanguageModel
 from patentft.objectives.texts import CodedTexts
 
 INPUTS = ("coded",)
+MODELS = "encoder"
+TASK = "masked_lm"
 METRIC = "mrr"
 UNITS_PER_BATCH = None
 PREFIX = "<cpc:"

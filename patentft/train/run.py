@@ -55,6 +55,9 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
     )
     base = context.model(config.model)
     encoding = _encode(config, context, base)
+    objective: Any = OBJECTIVES[config.objective.kind]
+    if hasattr(objective, "settled"):
+        config = config.model_copy(update={"objective": objective.settled(config.objective, encoding["train"])})
     try:
         result = _trainer(config, context, base).fit()
     except TrainingFailedError as error:

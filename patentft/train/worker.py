@@ -230,7 +230,10 @@ def _optimizer_step(config: TrainConfig, objective: Any, strategy: Strategy, dra
             strategy.micro_batch,
             lambda loss, last: strategy.backward(loss),
         )
-        return objective.step(strategy.model, batches, config.objective, total, across)
+        mean = objective.step(strategy.model, batches, config.objective, total, across)
+        if not np.isfinite(mean):
+            raise FloatingPointError(f"the loss is {mean}: lower optimizer.lr (now {config.optimizer.lr})")
+        return mean
     # where each forward pass gathers weights, all ranks must make equally many
     missing = int(place.max(len(batches))) - len(batches) if strategy.lockstep else 0
     batches, shares = batches + batches[:1] * missing, drawn.shares + [0.0] * missing
@@ -329,7 +332,8 @@ def _tell(hooks: Hooks, clock: _Clock, step: int, num_steps: int, record: Mappin
     clock.told = time.monotonic()
     seconds = clock.told - clock.began
     shown = [f"loss {record['loss']:.4f}"]
-    shown += [f"{name.removeprefix('valid/')} {v:.4f}" for name, v in record.items() if name.startswith("valid/")]
+    valid = {name.removeprefix("valid/"): value for name, value in record.items() if name.startswith("valid/")}
+    shown += [f"{name} {value:.4f}" for name, value in valid.items() if "." not in name]  # no tables
     shown += [f"{clock.tokens / seconds:,.0f} tokens/s", f"{_minutes(seconds / clock.steps * (num_steps - step))} left"]
     hooks.say(f"step {step} of {num_steps}: {', '.join(shown)}")
 

@@ -53,8 +53,8 @@ def virtual_refusal(
     """Why virtual tokens cannot be trained here, and what can; None when they can."""
     if layout == "packed":
         return (
-            f"adapter {kind}: its virtual tokens stand in front of one text, and rows are packed with several: choose "
-            f"lora, or an objective on single texts"
+            f"adapter {kind}: its virtual tokens stand in front of one text, and rows are packed with several: set "
+            f"objective.layout: padded, or choose lora"
         )
     if family not in families:
         return f"adapter {kind} is tested on {', '.join(families)}, not on {family}: choose lora"
