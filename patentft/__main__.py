@@ -60,9 +60,24 @@ def corpus(
 
 @app.command()
 def train(
-    config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None, quiet: QuietOption = False
+    config: Annotated[str | None, typer.Argument(help="A pipeline file (YAML).")] = None,
+    overrides: OverridesArgument = None,
+    redo: RedoOption = None,
+    quiet: QuietOption = False,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Print which objective goes with which adapter, strategy and model.")
+    ] = False,
 ) -> None:
     """Train: the pipeline's train stages and what they read."""
+    if matrix:
+        from patentft.train import check
+
+        print(check.matrix())
+        return
+    if config is None:
+        from patentft.config import ConfigError
+
+        raise ConfigError("patentft train: give a pipeline file, such as ray_jobs/configs/demo.yaml, or --matrix")
     _run(config, overrides, redo, quiet, ["train"])
 
 

@@ -299,6 +299,7 @@ def run(
     for name in _with_readers(pipeline.steps, redo):
         store.remove_stage(pipeline.out / name)
         progress.say(f"{name}: deleted, to be made anew")
+    _check(pipeline, steps)
     (pipeline.out / "config.yaml").commit(_resolved(pipeline).encode())
     finished: dict[str, store.StageFolder] = {}
     prepared = _Run(pipeline, progress, finished)
@@ -315,6 +316,23 @@ def run(
                 connected = True
             prepared.run_step(step, folder, models)
     return finished
+
+
+def _check(pipeline: Pipeline, steps: Sequence[Step]) -> None:
+    """What stages can refuse before the first of them runs."""
+    models = {step.name: getattr(step.config, "model", None) for step in pipeline.steps}
+
+    def start_of(reference: str) -> str | None:
+        while reference in models:
+            start = models[reference]
+            if not isinstance(start, str):
+                return None
+            reference = start
+        return reference
+
+    for step in steps:
+        if step.stage.check is not None:
+            step.stage.check(step.config, step.name, start_of)
 
 
 def _named(pipeline: Pipeline, name: str) -> list[str]:

@@ -102,3 +102,6 @@ class Stage:
     run: Callable[[Any, Context], Mapping[str, Any]]
     """Writes parts into context.folder (only the missing ones) and returns the counts for the manifest."""
     uses_ray: bool = True
+    check: Callable[[Any, str, Callable[[str], str | None]], None] | None = None
+    """Called before anything runs, to refuse what could only fail later, with (config, stage name, model reference ->
+    the reference from outside that its training starts from, None when a stage makes the model)."""

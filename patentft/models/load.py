@@ -343,6 +343,19 @@ def load_tokenizer_and_limit(resolved: str) -> tuple[Any, int | None]:
     return tokenizer, min(known) if known else None
 
 
+def model_type(resolved: str) -> str:
+    """transformers' `config.model_type` of a resolved reference. Its weights are neither read nor downloaded."""
+    from transformers import AutoConfig
+
+    without_weights = tuple(suffix for suffix in CONTENT if suffix != ".safetensors")
+    folder = local_folder(resolved, without_weights)
+    base = local_folder(_adapter_base(folder), without_weights) if is_adapter(folder) else folder
+    try:
+        return str(AutoConfig.from_pretrained(base, trust_remote_code=False).model_type)
+    except (ValueError, OSError, KeyError) as error:
+        raise ConfigError(f"model {resolved}: its config.json is not one transformers knows: {error}") from error
+
+
 def _torch_dtype(dtype: DType | torch.dtype) -> torch.dtype:
     return dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ from ray.train.torch import TorchTrainer, get_device
 from patentft.cluster import require
 from patentft.config import ConfigError, build, flatten
 from patentft.location import Location
-from patentft.models.load import local_folder
+from patentft.models.load import local_folder, model_type, resolve
 from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.table import OBJECTIVES
 from patentft.stage import Context, Stage
-from patentft.train import packed, tracking, worker
+from patentft.train import check, packed, tracking, worker
 from patentft.train import tokenizer as run_tokenizer
 from patentft.train.config import TrainConfig
 from patentft.train.data import LOADERS
@@ -54,6 +55,7 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
         "workers, cpus_per_worker or gpus_per_worker",
     )
     base = context.model(config.model)
+    check.check(config, model_type(base), context.folder.name)
     encoding = _encode(config, context, base)
     objective: Any = OBJECTIVES[config.objective.kind]
     if hasattr(objective, "settled"):
@@ -225,4 +227,11 @@ def _data(config: TrainConfig, stage: Location, scratch: Path, base: str) -> wor
     return worker.Data(*sides, tokens=tokens, tokenizer=own)
 
 
-TRAIN = Stage("train", TrainConfig, run)
+def check_stage(config: TrainConfig, name: str, start_of: Callable[[str], str | None]) -> None:
+    """Refuse an impossible combination before Ray starts; see `train.check`."""
+    start = start_of(config.model)
+    if start is not None:
+        check.check(config, model_type(resolve(start)), name)
+
+
+TRAIN = Stage("train", TrainConfig, run, check=check_stage)
