@@ -59,8 +59,10 @@ class VirtualTokens(nn.Module):
         output = self.peft_model(input_ids=input_ids, attention_mask=attention_mask, **options)
         for name in ("logits", "last_hidden_state"):
             states = getattr(output, name, None)
-            if states is not None and states.ndim == 3:  # (B, virtual tokens + T, ...) with prompts
-                setattr(output, name, states[:, states.shape[1] - input_ids.shape[1] :])
+            longer = (input_ids.shape[0], self.number + input_ids.shape[1])
+            # with prompts; logits that an objective has thinned out to those it reads have another shape
+            if states is not None and states.ndim == 3 and states.shape[:2] == longer:
+                setattr(output, name, states[:, self.number :])
         return output
 
     def _decoder_logits(

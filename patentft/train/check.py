@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from patentft.config import ConfigError
-from patentft.models.adapters.table import ENCODERS, AdapterConfig
+from patentft.models.adapters.table import ADAPTERS, ENCODERS, AdapterConfig
 from patentft.models.adapters.table import refusal as adapter_refusal
 from patentft.objectives.table import OBJECTIVES, ObjectiveConfig
 from patentft.train.config import TrainConfig
@@ -17,7 +17,6 @@ from patentft.train.strategies.table import StrategyConfig
 
 SWITCHED_OFF = ("lora", "qlora", "ia3")
 """Adapters without which the model is its start again, as DPO's reference wants it."""
-SOFT_PROMPTS = ("prefix", "prompt")
 
 
 def refusal(
@@ -64,10 +63,11 @@ def _of_objective_and_adapter(objective: Any, adapter: AdapterConfig, family: st
             f"dpo's reference is the model with the adapter off, and {adapter.kind} cannot be switched off: choose "
             f"lora, or objective.reference: precomputed"
         )
-    if adapter.kind in SOFT_PROMPTS and objective.kind == "techtoken":
-        return f"techtoken trains new rows of the vocabulary, which {adapter.kind} cannot export: choose lora or full"
-    if adapter.kind == "bottleneck" and objective.kind == "techtoken":
-        return "techtoken trains new rows of the vocabulary, which bottleneck cannot export: choose lora or full"
+    if ADAPTERS[adapter.kind].EXPORT == "beside":
+        if objective.kind == "mntp":
+            return f"mntp exports the model without the head that {adapter.kind} is saved with: choose lora"
+        if objective.kind == "techtoken":
+            return f"techtoken trains new rows of the vocabulary, which {adapter.kind} cannot export: choose lora"
     return None
 
 
@@ -119,8 +119,6 @@ def cells() -> list[tuple[str, dict[str, Any], dict[str, Any], str, dict[str, An
     """(family, objective, adapter, strategy's column, strategy, why it is refused or None) of every combination."""
     from pydantic import TypeAdapter
 
-    from patentft.models.adapters.table import ADAPTERS
-
     objectives, adapters = TypeAdapter(ObjectiveConfig), TypeAdapter(AdapterConfig)
     strategies: TypeAdapter[Any] = TypeAdapter(StrategyConfig)
     found = []
@@ -142,8 +140,6 @@ def cells() -> list[tuple[str, dict[str, Any], dict[str, Any], str, dict[str, An
 
 def matrix() -> str:
     """The table in Markdown: a row for objective and adapter, a column for each family; what is refused is numbered."""
-    from patentft.models.adapters.table import ADAPTERS
-
     reasons: dict[str, int] = {}
     by_row: dict[tuple[str, str], dict[str, dict[str, str | None]]] = {}
     for family, objective, adapter, column, _, reason in cells():

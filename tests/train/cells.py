@@ -23,7 +23,7 @@ from patentft.train.place import Place
 from tests.tiny import save_tiny_llama, save_tiny_mpnet, tiny_tokenizer
 
 WORDS = ["catalyst", "dust", "water", "gas", "filter", "sludge", "furnace", "acid"]
-RATES = {"ia3": 2e-2, "prefix": 2e-2, "prompt": 2e-2, "full": 3e-3, "last_layers": 5e-3}
+RATES = {"ia3": 2e-2, "prefix": 2e-2, "prompt": 2e-2, "full": 3e-3, "last_layers": 5e-3, "bottleneck": 3e-3}
 """Learning rates of the adapters; the others have 1e-2."""
 STEPS = 10
 
@@ -48,7 +48,7 @@ def config_of(objective: dict[str, Any], adapter: dict[str, Any], strategy: dict
     """A step holds all of the data, so that the losses of steps can be compared."""
     kind = objective["kind"]
     extra: dict[str, dict[str, Any]] = {
-        "instruct": {"prompt": {"template": "plain"}, "max_tokens": 64},
+        "instruct": {"prompt": {"template": "plain"}, "max_tokens": 64, "patent_tokens": 24},
         "dpo": {"prompt": {"template": "plain"}, "max_tokens": 64},
         "reward": {"prompt": {"template": "plain"}, "max_tokens": 64, "patent_tokens": 24},
         "rank": {"max_tokens": 64, "patent_tokens": 32},
