@@ -302,7 +302,7 @@ def load_encoder(
     tokenizer = _load_tokenizer(folder if has_tokenizer else base, settings.lower_case)
     model = _load_model(base, adapter, torch.device(device), _torch_dtype(dtype))
     config = model.config
-    chosen = settings.pooling or ("last" if _is_causal(config) else "mean") if pooling == "auto" else pooling
+    chosen = settings.pooling or ("last" if is_causal(config) else "mean") if pooling == "auto" else pooling
     limits = [settings.max_tokens, _tokenizer_limit(tokenizer), _text_limit(config, adapter)]
     known = [limit for limit in limits if limit]
     return Encoder(
@@ -503,7 +503,8 @@ def _text_limit(config: Any, adapter: Path | None) -> int | None:
     return limit - int(_adapter_settings(adapter).get("num_virtual_tokens") or 0)
 
 
-def _is_causal(config: Any) -> bool:
+def is_causal(config: Any) -> bool:
+    """Whether the configuration is that of a decoder, run with its causal mask."""
     return not is_bidirectional(config) and any(
         str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in getattr(config, "architectures", None) or []
     )

@@ -30,6 +30,7 @@ from patentft.objectives.encoded import Encoded, pad
 from patentft.objectives.packed import IGNORED
 from patentft.objectives.texts import PreferenceTexts
 
+
 @dataclass(frozen=True)
 class Asked:
     """One question with its answers. The user's text is before + context + after."""
