@@ -43,10 +43,13 @@ def save_taught(folder: Path, steps: int = 120, seed: int = 0) -> str:
         whole = prompt + answer
         ids[row, : len(whole)], mask[row, : len(whole)] = torch.tensor(whole), 1
         labels[row, len(prompt) : len(whole)] = torch.tensor(answer)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for _ in range(steps):
         loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     model.save_pretrained(folder)
     return str(folder)

@@ -56,7 +56,8 @@ def chat(script: dict[str, list[str]], cache: Path | None = None, retries: int =
 
 
 def test_only_what_does_not_fit_is_asked_again_with_what_is_wrong():
-    asked = chat({"good": ['{"answer": "yes"}'], "bad": ["well", '{"answer": "maybe"}', '```json\n{"answer": "no"}\n```']})
+    bad_script = ["well", '{"answer": "maybe"}', '```json\n{"answer": "no"}\n```']
+    asked = chat({"good": ['{"answer": "yes"}'], "bad": bad_script})
     good, bad = asked.chat_many([user("good one"), user("bad one")], SCHEMA)
     assert (good.value, good.attempts, good.problem) == ({"answer": "yes"}, 1, None)
     assert (bad.value, bad.attempts, bad.problem) == ({"answer": "no"}, 3, None)
