@@ -68,7 +68,15 @@ class LocalModel:
         found: list[Completion | None] = [None] * len(rows)
         for batch in _batches([len(ids) for ids in rows], settings.max_new_tokens, self.tokens_per_batch):
             draws = [_draws(prompts[row], settings) for row in batch]
-            for row, tokens in zip(batch, self._write([rows[row] for row in batch], draws, settings), strict=True):
+            try:
+                written = self._write([rows[row] for row in batch], draws, settings)
+            except torch.OutOfMemoryError as error:
+                raise ConfigError(
+                    f"{len(batch)} prompts of up to {len(rows[batch[0]]):,} tokens with {settings.max_new_tokens:,} "
+                    f"new ones do not fit into the device's memory: lower tokens_per_batch (now "
+                    f"{self.tokens_per_batch:,}), or set dtype: bfloat16"
+                ) from error
+            for row, tokens in zip(batch, written, strict=True):
                 found[row] = self._completion(len(rows[row]), tokens)
         return [completion for completion in found if completion is not None]
 

@@ -21,6 +21,7 @@ class SchemaCheck:
         from jsonschema.exceptions import SchemaError
         from jsonschema.validators import validator_for
 
+        schema = dict(schema)
         validator = validator_for(schema)
         try:
             validator.check_schema(schema)

@@ -45,7 +45,7 @@ def the_page(taught: str, encoder: str, **more: Any) -> dict[str, Any]:
         values[name] |= {"gpus_per_worker": 0, "workers": 1}
         if values[name]["model"] != "tuned":
             values[name]["model"] = taught
-    values["tuned"] |= {"precision": "fp32", "epochs": 8, "units_per_step": 4, "optimizer": {"lr": 1e-2}}
+    values["tuned"] |= {"precision": "fp32", "epochs": 30, "units_per_step": 5, "optimizer": {"lr": 3e-2}}
     values["tuned"]["objective"] |= {"max_tokens": 128, "patent_tokens": 64}
     for name, tokens in (("zero_shot", 12), ("few_shot", 40), ("fine_tuned", 12)):
         values[name] |= {"dtype": "float32"}
@@ -82,7 +82,10 @@ def test_the_pipeline_of_the_page(ray_cluster, taught, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert").mkdir()
     encoder = save_tiny_bert(tmp_path / "bert")
-    things = ["gas", "dust", "heat", "water", "sand", "lime", "air", "ash", "metal", "acid", "steam", "tar", "soot", "oil", "salt", "mud", "coal", "peat", "wood", "ice"]
+    things = [
+        *("gas", "dust", "heat", "water", "sand", "lime", "air", "ash", "metal", "acid", "steam", "tar", "soot", "oil"),
+        *("salt", "mud", "coal", "peat", "wood", "ice"),
+    ]
     rows = [{"question": f"How is {thing} cleaned?", "answer": "with a pump"} for thing in things]
     for name, low, high in (("train", 0, 10), ("valid", 10, 14), ("test", 14, 20)):
         jsonl(tmp_path / "raw" / f"questions_{name}.jsonl", rows[low:high])

@@ -12,7 +12,7 @@ from tests.tiny import save_tiny_chat
 
 QUESTIONS = [
     ("The filter is heated with steam.", "What is heated?", "the filter"),
-    ("Flue gas flows through a catalyst bed at a high temperature, where ammonia is added.", "What is added?", "ammonia"),
+    ("Flue gas flows through a hot catalyst bed, where ammonia is added.", "What is added?", "ammonia"),
     (None, "Which gas is scrubbed?", "sulphur dioxide from the flue gas of the plant"),
     ("Dust.", "Which device?", "a bag filter"),
     ("Waste water is cleaned in a tank with sand, lime and air. " * 3, "Where?", "in a tank"),

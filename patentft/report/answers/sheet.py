@@ -41,7 +41,7 @@ class SheetRow:
 
 
 def draw_rows(
-    questions: Sequence[Mapping[str, Any]], answers: Mapping[str, Sequence[str]], number: int, seed: int
+    questions: Sequence[Mapping[str, Any]], answers: Mapping[str, list[str]], number: int, seed: int
 ) -> list[SheetRow]:
     """`number` questions (all, when there are no more) in drawn order, the answers of each in an order of its own.
 
