@@ -2,7 +2,8 @@
 
     QA -> parts of fixed rows -> actors: prompts, batches, answers -> one committed part of ANSWERS each
 
-A part that was committed is not asked again; with `cache` set, nor is a question of a part that was cut short.
+A part that was committed is not asked again; with `cache` set, nor is a question that another stage or run has asked in
+the same way.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def the_page(taught: str, encoder: str, **more: Any) -> dict[str, Any]:
         values[name] |= {"gpus_per_worker": 0, "workers": 1}
         if values[name]["model"] != "tuned":
             values[name]["model"] = taught
-    values["tuned"] |= {"precision": "fp32", "epochs": 30, "units_per_step": 5, "optimizer": {"lr": 3e-2}}
+    values["tuned"] |= {"precision": "fp32", "epochs": 5, "units_per_step": 5, "optimizer": {"lr": 3e-3}}
     values["tuned"]["objective"] |= {"max_tokens": 128, "patent_tokens": 64}
     for name, tokens in (("zero_shot", 12), ("few_shot", 40), ("fine_tuned", 12)):
         values[name] |= {"dtype": "float32"}
@@ -78,7 +78,7 @@ def metrics_of(stage: StageFolder) -> dict[str, Any]:
 
 
 def test_the_pipeline_of_the_page(ray_cluster, taught, tmp_path, monkeypatch):
-    """Every question of the plant has the same answer: who was taught it knows it, who was not does not."""
+    """Every question has the same answer: who was taught it knows it, who was not does not."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bert").mkdir()
     encoder = save_tiny_bert(tmp_path / "bert")
@@ -86,12 +86,12 @@ def test_the_pipeline_of_the_page(ray_cluster, taught, tmp_path, monkeypatch):
         *("gas", "dust", "heat", "water", "sand", "lime", "air", "ash", "metal", "acid", "steam", "tar", "soot", "oil"),
         *("salt", "mud", "coal", "peat", "wood", "ice"),
     ]
-    rows = [{"question": f"How is {thing} cleaned?", "answer": "with a pump"} for thing in things]
+    rows = [{"question": f"How is {thing} cleaned?", "answer": "a bag filter"} for thing in things]
     for name, low, high in (("train", 0, 10), ("valid", 10, 14), ("test", 14, 20)):
         jsonl(tmp_path / "raw" / f"questions_{name}.jsonl", rows[low:high])
     folders = pipeline.run(pipeline.parse(the_page(taught, encoder)), QUIET)
     answers = folders["fine_tuned"].read("answers").to_pylist()
-    assert [row["answer"] for row in answers] == ["with a pump"] * 6
+    assert [row["answer"] for row in answers] == ["a bag filter"] * 6
     counts = folders["few_shot"].manifest.counts
     assert len(counts["examples"]) == 1
     assert counts["examples_left_out"] == 0
