@@ -183,7 +183,7 @@ def test_without_an_encoder_there_is_no_similarity(tmp_path):
 
 def test_every_key_is_documented_and_the_page_shows_texts_as_texts(tmp_path):
     folder, metrics = evaluated(tmp_path, ratings=filled(tmp_path), num_examples=6)
-    known = "|".join(re.sub(r"\\{\\w+\\}", r"[^.]+", re.escape(key)) for key in KEYS)
+    known = "|".join(re.sub(r"\\\{\w+\\\}", "[^.]+", re.escape(key)) for key in KEYS)
     suffix = r"(\.low|\.high|\.p_value|\.verdict|\.not_defined)?"
     assert [key for key in metrics if not re.fullmatch(f"({known}){suffix}", key)] == []
     page = folder.read_file("index.html").decode()
