@@ -49,6 +49,8 @@ def kinds() -> dict[str, Stage]:
     from patentft.corpus.run import CORPUS, PAIRS, SPLIT, SYNTH
     from patentft.corpus.texts.run import STAGES as TEXT_STAGES
     from patentft.export.run import EXPORT
+    from patentft.generate.run import ANSWER
+    from patentft.report.answers.run import EVALUATE_ANSWERS
     from patentft.report.profile.run import PROFILE
     from patentft.report.run import REPORT
     from patentft.scoring.run import SCORE
@@ -74,6 +76,8 @@ def kinds() -> dict[str, Stage]:
         "report": REPORT,
         "profile": PROFILE,
         "export": EXPORT,
+        "answer": ANSWER,
+        "evaluate_answers": EVALUATE_ANSWERS,
     }
 
 

@@ -244,6 +244,42 @@ PREFERENCES = pa.schema(
     ]
 )
 
+ANSWERS = pa.schema(
+    [
+        pa.field("qa_id", pa.string(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),  # zero_shot or few_shot
+        pa.field("answer", pa.string(), nullable=False),  # may be empty
+        pa.field("text", pa.string(), nullable=False),  # all that the model wrote: the answer, and reasoning before it
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("answer_tokens", pa.int32(), nullable=False),  # of the text, its end token included
+        pa.field("finished", pa.bool_(), nullable=False),  # false: cut at max_new_tokens
+        pa.field("context_cut", pa.bool_(), nullable=False),  # to make the prompt fit
+        pa.field("problem", pa.string()),  # "empty", or "no marker": then the answer is the whole text
+    ]
+)
+"""What one model answered to QA, in its order."""
+
+ANSWER_SCORES = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),  # the answer stage
+        pa.field("qa_id", pa.string(), nullable=False),
+        pa.field("rouge_l", pa.float64(), nullable=False),
+        pa.field("token_f1", pa.float64(), nullable=False),
+        pa.field("exact_match", pa.float64(), nullable=False),
+        pa.field("similarity", pa.float64()),  # null when no encoder was asked for
+    ]
+)
+
+RATINGS = pa.schema(
+    [
+        pa.field("stage", pa.string(), nullable=False),  # the answer stage
+        pa.field("qa_id", pa.string(), nullable=False),
+        pa.field("annotator", pa.string(), nullable=False),
+        pa.field("rating", pa.int32(), nullable=False),  # 1 is the worst
+    ]
+)
+"""What people said of ANSWERS whose methods they did not know."""
+
 LABELLED_PAIRS = pa.schema(
     [
         pa.field("technique_id", pa.string(), nullable=False),
@@ -291,5 +327,8 @@ TABLES: dict[str, pa.Schema] = {
     "qa": QA,
     "preferences": PREFERENCES,
     "labelled_pairs": LABELLED_PAIRS,
+    "answers": ANSWERS,
+    "answer_scores": ANSWER_SCORES,
+    "ratings": RATINGS,
     "quarantine": QUARANTINE,
 }

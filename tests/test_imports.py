@@ -26,7 +26,7 @@ BELOW = {
     "cluster": {"config", "progress"},
     "corpus": SPINE,
     "models": SPINE | {"corpus"},
-    "generate": SPINE | {"corpus"},
+    "generate": SPINE | {"corpus", "models"},
     "export": SPINE | {"corpus", "models"},
     "objectives": SPINE | {"corpus", "models"},
     "train": SPINE | {"corpus", "models", "objectives"},
@@ -120,7 +120,12 @@ def test_all_below_the_run_files_imports_without_ray_faiss_deepspeed_and_bitsand
     assert run.returncode == 0, run.stderr[-2000:]
 
 
-WITHOUT_RAY = ("patentft.corpus.run", "patentft.export.run", "patentft.report.profile.run")
+WITHOUT_RAY = (
+    "patentft.corpus.run",
+    "patentft.export.run",
+    "patentft.report.profile.run",
+    "patentft.report.answers.run",
+)
 
 
 def test_stages_that_do_not_use_ray_import_without_it() -> None:

@@ -302,7 +302,7 @@ def load_encoder(
     tokenizer = _load_tokenizer(folder if has_tokenizer else base, settings.lower_case)
     model = _load_model(base, adapter, torch.device(device), _torch_dtype(dtype))
     config = model.config
-    chosen = settings.pooling or ("last" if _is_causal(config) else "mean") if pooling == "auto" else pooling
+    chosen = settings.pooling or ("last" if is_causal(config) else "mean") if pooling == "auto" else pooling
     limits = [settings.max_tokens, _tokenizer_limit(tokenizer), _text_limit(config, adapter)]
     known = [limit for limit in limits if limit]
     return Encoder(
@@ -391,8 +391,24 @@ def _load_model(base: Path, adapter: Path | None, device: torch.device, dtype: t
     if is_bidirectional(config):
         make_bidirectional(model)
     if adapter is not None:
+        _refuse_headed(model, adapter)
         model = _with_adapter(model, adapter)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _refuse_headed(model: Any, adapter: Path) -> None:
+    """Raises ConfigError when a PEFT adapter of the bare model was trained around it with a head."""
+    from safetensors import safe_open
+
+    if not (adapter / "adapter_model.safetensors").is_file():  # bottlenecks
+        return
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        headed = [name for name in file.keys() if name.startswith(f"base_model.model.{model.base_model_prefix}.")]  # noqa: SIM118
+    if headed:  # PEFT would find none of its layers, and say so in a warning at most
+        raise ConfigError(
+            f"adapter {adapter} was trained around a model with a head ({headed[0]}): it cannot be put on the bare "
+            f"encoder; load the export folder that it lies in, whose weights have it merged"
+        )
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
@@ -404,15 +420,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     if (adapter / SETTINGS).is_file():
         return load_bottleneck(model, adapter)
     from peft import PeftModel
-    from safetensors import safe_open
 
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
-        headed = [name for name in file.keys() if name.startswith(f"base_model.model.{model.base_model_prefix}.")]  # noqa: SIM118
-    if headed:  # PEFT would find none of its layers, and say so in a warning at most
-        raise ConfigError(
-            f"adapter {adapter} was trained around a model with a head ({headed[0]}): it cannot be put on the bare "
-            f"encoder; load the export folder that it lies in, whose weights have it merged"
-        )
     wrapped: Any = PeftModel.from_pretrained(model, str(adapter), use_safetensors=True)
     if wrapped.active_peft_config.is_prompt_learning:
         return VirtualTokens(wrapped)
@@ -420,8 +428,8 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     return fold(wrapped) if mergeable else wrapped
 
 
-def load_trained(resolved: str, auto_class: Any) -> Any:
-    """The model of a resolved reference with the head it was trained with, in fp32, in inference mode.
+def load_trained(resolved: str, auto_class: Any, dtype: DType | torch.dtype = "float32") -> Any:
+    """The model of a resolved reference with the head it was trained with, in inference mode.
 
     auto_class: transformers' class for it, such as AutoModelForSequenceClassification. An adapter alone is put on the
     base that it names; the result takes and gives what the base does. Raises ConfigError for pickled weights.
@@ -436,7 +444,7 @@ def load_trained(resolved: str, auto_class: Any) -> Any:
     has_config = (folder / "config.json").is_file()  # an export's own says how many labels its head has
     config = AutoConfig.from_pretrained(folder if has_config else base, trust_remote_code=False)
     model = auto_class.from_pretrained(
-        base, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        base, config=config, dtype=_torch_dtype(dtype), use_safetensors=True, trust_remote_code=False
     )
     if adapter is not None:
         model = _with_adapter(model, adapter)
@@ -508,7 +516,8 @@ def _text_limit(config: Any, adapter: Path | None) -> int | None:
     return limit - int(_adapter_settings(adapter).get("num_virtual_tokens") or 0)
 
 
-def _is_causal(config: Any) -> bool:
+def is_causal(config: Any) -> bool:
+    """Whether the configuration is that of a decoder, run with its causal mask."""
     return not is_bidirectional(config) and any(
         str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in getattr(config, "architectures", None) or []
     )

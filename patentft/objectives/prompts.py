@@ -17,31 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from patentft.config import Config, ConfigError
+from patentft.config import ConfigError
 from patentft.models.load import position_limit
+from patentft.models.template import PromptConfig, Template, shortened
 from patentft.objectives.encoded import Encoded, pad
 from patentft.objectives.packed import IGNORED
 from patentft.objectives.texts import PreferenceTexts
-
-DATE = "26 Jul 2024"
-"""What a chat template that prints today's date is told: encoding again tomorrow must give the same ids. Llama 3's own
-default."""
-
-
-class PromptConfig(Config):
-    """How a question is put to the model."""
-
-    template: Literal["chat", "plain"] = "chat"
-    """chat: the chat template of the model's tokenizer. plain: texts with blank lines between them and "Answer:" at the
-    end, for a model that has none."""
-    system: str | None = None
-    """What stands first: the role that the model is to play. Some chat templates have no place for it."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +65,7 @@ class Prompter:
     def __init__(self, tokenizer: Any, config: PromptConfig, max_tokens: int) -> None:
         self.tokenizer, self.config, self.max_tokens = tokenizer, config, max_tokens
         self.counts = {"contexts_cut": 0, "contexts_lost": 0, "answers_cut": 0, "boundaries_merged": 0}
-        if config.template == "chat" and not tokenizer.chat_template:
-            raise ConfigError(
-                "objective.prompt.template is chat, but the model's tokenizer has no chat template: set "
-                "objective.prompt.template: plain, or start from a model that was tuned to chat"
-            )
-        end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-        if end is None:
-            raise ConfigError("the model's tokenizer has neither an eos nor a sep token: nothing could end an answer")
-        self._end: int = end
-        named = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._ends = (named | {end}) - {tokenizer.unk_token_id}
-        self._front = _front(tokenizer) if config.template == "plain" else []
+        self.template = Template(tokenizer, config.template, "objective.prompt")
 
     def encode(self, asked: Asked) -> Example:
         """Raises ConfigError, naming the row, when nothing of an answer fits into max_tokens."""
@@ -99,7 +75,7 @@ class Prompter:
             excess = len(prompt) + max(len(answer) for answer in answers) - self.max_tokens
             if excess <= 0 or not context:
                 break
-            context = self._shortened(context, excess)
+            context = shortened(self.tokenizer, context, excess)
         room = self.max_tokens - len(prompt)
         if room < 1:
             raise ConfigError(
@@ -113,43 +89,33 @@ class Prompter:
         self.counts["boundaries_merged"] += merged
         return Example(prompt, [answer[:room] for answer in answers])
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def _shortened(self, context: str, excess: int) -> str:
-        """The context without its last `excess` tokens."""
-        tokens = self.tokenizer(context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans = tokens["offset_mapping"]
-        keep = len(spans) - excess
-        return context[: spans[keep - 1][1]].rstrip() if keep > 0 else ""
-
     def _tokenize(self, asked: Asked, context: str) -> tuple[list[int], list[list[int]], int]:
         """(prompt ids, ids of each answer, answers whose boundary was merged)."""
         text = (asked.before + context + asked.after).strip()
         before, wholes = self._rendered(asked, text)
-        prompt = self._front + self._ids(before)
+        prompt = self.template.ids(before)
         answers: list[list[int]] = []
         merged = 0
         for whole in wholes:
-            together = self._front + self._ids(whole)
+            together = self.template.ids(whole)
             if together[: len(prompt)] == prompt:
                 answer = together[len(prompt) :]
             else:
-                answer = self._ids(whole[len(before) :])
+                answer = self.template.ids(whole[len(before) :])[len(self.template.front) :]
                 merged += 1
             answers.append(self._ended(answer))
         return prompt, answers, merged
 
     def _rendered(self, asked: Asked, text: str) -> tuple[str, list[str]]:
         """The prompt as text, and it with each answer. Every one of these begins with the prompt."""
-        if self.config.template == "plain":
-            prompt = "\n\n".join([*([self.config.system] if self.config.system else []), text, "Answer:"])
-            return prompt, [f"{prompt} {answer.strip()}" for answer in asked.answers]
         messages = [{"role": "user", "content": text}]
         if self.config.system:
             messages.insert(0, {"role": "system", "content": self.config.system})
-        prompt = self._chat(messages, True)
-        wholes = [self._chat([*messages, {"role": "assistant", "content": answer}], False) for answer in asked.answers]
+        prompt = self.template.text(messages, ask=True)
+        wholes = [
+            self.template.text([*messages, {"role": "assistant", "content": answer}], ask=False)
+            for answer in asked.answers
+        ]
         for whole in wholes:
             if not whole.startswith(prompt):
                 raise ConfigError(
@@ -158,34 +124,15 @@ class Prompter:
                 )
         return prompt, wholes
 
-    def _chat(self, messages: list[dict[str, str]], ask: bool) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            return self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=ask, date_string=DATE, enable_thinking=False
-            )
-        except TemplateError as error:
-            raise ConfigError(
-                f"the model's chat template refuses the prompt: {error}; unset objective.prompt.system, or set "
-                f"objective.prompt.template: plain"
-            ) from error
-
     def _ended(self, answer: list[int]) -> list[int]:
         """With an end token last: the template's, without the line break that some write after it, or the tokenizer's.
 
         An answer that is empty is its end token.
         """
         for place in range(len(answer) - 1, -1, -1):
-            if answer[place] in self._ends:
+            if answer[place] in self.template.ends:
                 return answer[: place + 1]
-        return [*answer, self._end]
-
-
-def _front(tokenizer: Any) -> list[int]:
-    """The special tokens that the tokenizer puts before a text (and not those that it puts after it)."""
-    bare, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
-    return whole[: next(place for place in range(len(whole)) if whole[place : place + len(bare)] == bare)]
+        return [*answer, self.template.end]
 
 
 def put_answers(encoded: Encoded, rows: Iterable[tuple[list[int], list[int]]]) -> None:
