@@ -66,7 +66,7 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
         raise ConfigError(f"stage {context.folder.name}: training ended without a checkpoint; is the train side empty?")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        progress = export_model(
+        progress, measured = export_model(
             config,
             base,
             Path(result.checkpoint.to_directory(str(folder / "checkpoint"))),
@@ -81,6 +81,7 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
         "history": progress.history,
         "best_step": progress.best_step,
         "best_metric": progress.best_metric,
+        **measured,
     }
     context.folder.write_file("steps.jsonl", tracking.merged_steps(context.folder.location))
     context.folder.write_file("training.json", json.dumps(counts).encode())
