@@ -195,8 +195,8 @@ def _worker_main(given: dict[str, Any]) -> None:
             sys.stderr.write(line + "\n")  # not print: Ray Train patches it and shows every line twice
             sys.stderr.flush()
 
-    def begin_tracking(first_step: int) -> list[tracking.Tracker]:
-        return tracking.trackers(config.track, stage, given["run_name"], flatten(given["config"]), first_step)
+    def begin_tracking(steps_done: int) -> list[tracking.Tracker]:
+        return tracking.trackers(config.track, stage, given["run_name"], flatten(given["config"]), steps_done)
 
     with tempfile.TemporaryDirectory() as scratch:
         data = _data(config, stage, Path(scratch), given["model"])
