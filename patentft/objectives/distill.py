@@ -37,6 +37,8 @@ from patentft.objectives.rank import encode_pairs, head, head_name
 from patentft.objectives.texts import DistilledTexts
 
 INPUTS = ("distilled",)
+MODELS = "any"
+TASK = "classifier"
 METRIC = "minus_kl"
 UNITS_PER_BATCH = None
 

@@ -114,6 +114,18 @@ def test_training_learns(whole):
     assert [entry["step"] for entry in history] == [2, 5, 7, 10]
 
 
+def test_a_metric_that_is_no_number_is_never_the_best(tiny, tmp_path, monkeypatch):
+    import json
+
+    reached = iter([float("nan"), 0.2, float("nan"), 0.1])
+    monkeypatch.setattr(OBJECTIVES["rank"], "metrics", lambda parts, config: {OBJECTIVES["rank"].METRIC: next(reached)})
+    run(str(tmp_path), tiny, config())
+    progress = json.loads((max(tmp_path.iterdir()) / "progress.json").read_text())
+    assert (progress["best_metric"], progress["best_step"]) == (0.2, 5)
+    kept = load_file(max(tmp_path.iterdir()) / "best.safetensors")
+    assert largest_difference(kept, load_file(tmp_path / "0005" / "state.safetensors")) == 0
+
+
 def test_micro_batches_do_not_move_the_result(tiny, whole, tmp_path):
     run(str(tmp_path), tiny, config(micro_batch_tokens=60))
     assert largest_difference(final(tmp_path), final(whole)) < 2e-5
