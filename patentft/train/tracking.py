@@ -1,7 +1,7 @@
 """What a run tells while it goes: a line for every step in steps.jsonl, and TensorBoard, MLflow or W&B.
 
-steps/000000120.jsonl holds the steps from 120 to the next checkpoint, committed just before it; a run that goes on after
-step s first removes the files of later steps. So every step stands there once, whatever died in between.
+steps/000000120.jsonl holds the steps from 120 to the next checkpoint, committed just before it; a run that goes on
+after step s first removes the files of later steps. So every step stands there once, whatever died in between.
 """
 
 from __future__ import annotations
