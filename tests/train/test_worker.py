@@ -157,6 +157,18 @@ def test_a_resumed_run_is_bit_equal(tiny, tmp_path, objective, adapter):
             assert largest_difference(one, two) == 0, (name, file)
 
 
+def test_moments_of_8_bits_are_resumed_too(tiny, tmp_path):
+    settings = config(optimizer={"kind": "adamw_8bit", "lr": 2e-3})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    run(str(tmp_path / "one"), tiny, settings)
+    first = min((tmp_path / "one").iterdir())
+    moments = load_file(first / "optimizer.safetensors")
+    assert any(value.dtype == torch.uint8 for name, value in moments.items() if name.endswith(".state1"))
+    run(str(tmp_path / "two"), tiny, settings, latest=str(first))
+    assert largest_difference(final(tmp_path / "one"), final(tmp_path / "two")) == 0
+
+
 def test_a_checkpoint_is_written_when_the_machine_will_be_taken_away(tiny, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "PREEMPTION_SECONDS", -1.0)  # ask at every step
     asked = []
