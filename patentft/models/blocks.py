@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -29,6 +30,26 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             f"freeze, or lora, with target_modules"
         )
     return found[0]
+
+
+def keep_blocks(model: nn.Module, chosen: Sequence[int]) -> None:
+    """Leave only the blocks at the 0-based places `chosen`, in place. Raises ConfigError for a place it has not."""
+    name, blocks = find_blocks(model)
+    if not chosen or any(not 0 <= index < len(blocks) for index in chosen) or list(chosen) != sorted(set(chosen)):
+        raise ConfigError(
+            f"blocks {list(chosen)}: the model has {len(blocks)}; give places from 0 to {len(blocks) - 1}, rising"
+        )
+    parent, _, attribute = name.rpartition(".")
+    kept = nn.ModuleList(blocks[index] for index in chosen)
+    setattr(model.get_submodule(parent), attribute, kept)
+    for place, block in enumerate(kept):
+        for module in block.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = place  # type: ignore[assignment]
+    config: Any = model.config
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = [config.layer_types[index] for index in chosen]
+    config.num_hidden_layers = len(kept)
 
 
 def in_heads(heads: tuple[str, ...], parameter: str) -> bool:

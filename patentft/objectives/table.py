@@ -20,6 +20,8 @@ An objective is a module with
     wrap(model, config) -> Module                             what is trained: forward(batch)
     backbone(module) -> the transformers (or PEFT) model inside
     finish(model)                                             optional: make the trained model a plain one, in place
+    after_export(folder, valid, tokens, config)               optional: what is made of the export and measured on it,
+                                                              see `distill.after_export`
     units(data, config, epoch, seed) -> [Unit]                what is never divided between micro-batches
     collate(data, units, tokens) -> batch                     named tensors
     weight(batch, config) -> float                            how much the batch counts in its step's mean
@@ -38,13 +40,26 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from patentft.objectives import causal, classify, contrastive, dpo, instruct, masked, mntp, rank, reward, techtoken
+from patentft.objectives import (
+    causal,
+    classify,
+    contrastive,
+    distill,
+    dpo,
+    instruct,
+    masked,
+    mntp,
+    rank,
+    reward,
+    techtoken,
+)
 
 OBJECTIVES: dict[str, Any] = {
     "causal": causal,
     "classify": classify,
     "rank": rank,
     "contrastive": contrastive,
+    "distill": distill,
     "instruct": instruct,
     "dpo": dpo,
     "reward": reward,
@@ -58,6 +73,7 @@ ObjectiveConfig = Annotated[
     | classify.ClassifyConfig
     | rank.RankConfig
     | contrastive.ContrastiveConfig
+    | distill.DistillConfig
     | instruct.InstructConfig
     | dpo.DpoConfig
     | reward.RewardConfig

@@ -23,6 +23,20 @@ class PairTexts:
 
 
 @dataclass(frozen=True)
+class DistilledTexts:
+    """Candidates with a teacher's SCORES, in the order of that table."""
+
+    sections: Sequence[str]  # title and the chunk that the teacher read
+    patents: Sequence[str]
+    technique_ids: Sequence[str]
+    patent_ids: Sequence[str]
+    log_odds: Sequence[float]
+    """The teacher's, natural log."""
+    label: Sequence[int | None]
+    """1 a known match, 0 taken as a negative, None: nobody knows."""
+
+
+@dataclass(frozen=True)
 class PlainTexts:
     """TEXTS alone."""
 

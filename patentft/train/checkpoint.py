@@ -88,9 +88,10 @@ def load(folder: Path, strategy: Strategy, place: Place) -> tuple[Progress, dict
 
 
 def verify(folder: Path) -> None:
-    """Raises ConfigError unless every file is listed by its writer, and is as it was written."""
+    """Raises ConfigError unless every rank wrote its list, and every file is on one and as it was written."""
     listed: dict[str, str] = {}
-    for path in folder.glob("checksums-*.json"):
+    lists = sorted(folder.glob("checksums-*.json"))
+    for path in lists:
         listed |= json.loads(path.read_text())
     there = {
         path.relative_to(folder).as_posix()
@@ -98,7 +99,10 @@ def verify(folder: Path) -> None:
         if path.is_file() and not path.name.startswith(("checksums-", "."))
     }
     odd = sorted(there ^ listed.keys()) or [name for name, sha in listed.items() if _sha256(folder / name) != sha]
-    if odd or not listed:
+    if not odd and "progress.json" in listed:
+        wrote = read_progress(folder).world_size
+        odd = [] if len(lists) == wrote else [f"{wrote} workers wrote it, {len(lists)} of their parts are there"]
+    if odd or "progress.json" not in listed:
         raise ConfigError(
             f"checkpoint {folder} is damaged: {odd[0] if odd else 'its checksums are missing'}; nothing of it was "
             f"loaded. Delete this folder to go on from the checkpoint before it, or begin anew with --redo"

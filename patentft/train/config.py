@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from patentft.config import Config, runtime
 from patentft.models.adapters.full import FullConfig
-from patentft.models.adapters.table import AdapterConfig
+from patentft.models.adapters.table import ADAPTERS, AdapterConfig
 from patentft.objectives.table import OBJECTIVES, ObjectiveConfig
 from patentft.stage import ModelRef, StageRef
 from patentft.train.optimizer import OptimizerConfig
@@ -28,6 +28,7 @@ class Input:
 
 INPUTS = {
     "pairs": Input(("data", "roles", "pairs", "techniques"), ("text",)),
+    "distilled": Input(("data", "roles", "techniques", "teacher", "candidates"), ("pairs", "text")),
     "packed": Input(("packed", "packed_valid")),
     "labelled": Input(("texts", "text_roles", "labels"), ("gold",)),
     "coded": Input(("texts", "text_roles")),
@@ -50,6 +51,11 @@ class TrainConfig(Config):
     checkpoint."""
     techniques: StageRef | None = None
     """For objectives on pairs: the embed stage of the techniques whose chunks PAIRS names."""
+    teacher: StageRef | None = None
+    """For distill: a score stage, whose log-odds are learned; the sides of `roles` part them, and `pairs` may give
+    negatives that are known."""
+    candidates: StageRef | None = None
+    """For distill: the search stage whose candidates `teacher` scored, which says what chunk of a technique it read."""
     packed: StageRef | None = None
     """For objectives on packed tokens (causal): a pack stage, made with this model's tokenizer, to learn from."""
     packed_valid: StageRef | None = None
@@ -141,6 +147,21 @@ class TrainConfig(Config):
             raise ValueError(
                 f"units_per_step is 1: objective {self.objective.kind} compares the units of a step with each other; "
                 f"set 2 or more (such as 32)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_student_is_whole(self) -> TrainConfig:
+        form = ADAPTERS[self.adapter.kind].EXPORT
+        if getattr(self.objective, "quantize", None) and form == "beside":
+            raise ValueError(
+                f"objective.quantize: adapter {self.adapter.kind} is exported beside its base, and only a whole model "
+                f"is quantized: set adapter.kind: full or lora, or leave quantize out"
+            )
+        if getattr(self.objective, "layers", None) is not None and form != "whole":
+            raise ValueError(
+                f"objective.layers: adapter {self.adapter.kind} is saved for its whole base, and would not fit again: "
+                f"set adapter.kind: full or last_layers, or leave layers out"
             )
         return self
 

@@ -12,9 +12,17 @@ import pyarrow.compute as pc
 
 from patentft.config import ConfigError
 from patentft.corpus.cpc import Y02
-from patentft.corpus.lookup import patent_texts, section_texts
+from patentft.corpus.lookup import match_list, patent_texts, roles_of, section_texts
 from patentft.objectives.classify import GREEN, ClassifyConfig
-from patentft.objectives.texts import CodedTexts, LabelledTexts, PairTexts, PlainTexts, PreferenceTexts, QaTexts
+from patentft.objectives.texts import (
+    CodedTexts,
+    DistilledTexts,
+    LabelledTexts,
+    PairTexts,
+    PlainTexts,
+    PreferenceTexts,
+    QaTexts,
+)
 from patentft.store import StageFolder
 from patentft.train.config import TrainConfig
 
@@ -44,6 +52,62 @@ def pair_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str
         cosine=[row["cosine"] for row in rows],
         similar=frozenset(zip(similar["technique_id"].to_pylist(), similar["other_id"].to_pylist(), strict=True)),
     )
+
+
+def distilled_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> DistilledTexts:
+    """The teacher's pairs of `side` (train, valid) with their texts, in the table's order.
+
+    Of the side are pairs of one of its techniques with a patent that is on this side or on none. Raises ConfigError
+    without any, and when `candidates` lacks one of them.
+    """
+    assert config.teacher is not None  # the config's own check
+    assert config.candidates is not None
+    assert config.data is not None
+    assert config.techniques is not None
+    assert config.roles is not None
+    of_technique, of_patent = (roles_of(inputs[config.roles], f"{what}_roles") for what in ("technique", "patent"))
+    names = ["technique_id", "patent_id"]
+    scored = inputs[config.teacher].read("scores", [*names, "log_odds"]).to_pylist()
+    rows = [
+        row
+        for row in scored
+        if of_technique.get(row["technique_id"]) == side and of_patent.get(row["patent_id"]) in (side, "unused")
+    ]
+    if not rows:
+        raise ConfigError(
+            f"stage {config.teacher!r} has scored no pair of the {side} side of {config.roles!r}: set "
+            f"evaluate: [train, valid, ...] in the search stage {config.candidates!r}"
+        )
+    pairs = [(row["technique_id"], row["patent_id"]) for row in rows]
+    found = inputs[config.candidates].read("candidates", [*names, "chunk"]).to_pylist()
+    chunks = {(row["technique_id"], row["patent_id"]): row["chunk"] for row in found}
+    missing = [pair for pair in pairs if pair not in chunks]
+    if missing:
+        raise ConfigError(
+            f"candidates {config.candidates!r} lacks {len(missing):,} pairs that {config.teacher!r} scored, such as "
+            f"{missing[0]}: name the search stage that it scored"
+        )
+    labels = _known_labels(config, inputs)
+    patents = patent_texts(inputs[config.data], config.text, {patent for _, patent in pairs})
+    sections = section_texts(inputs[config.data], inputs[config.techniques], {technique for technique, _ in pairs})
+    return DistilledTexts(
+        sections=[sections[technique, chunks[technique, patent]] for technique, patent in pairs],
+        patents=[patents[patent] for _, patent in pairs],
+        technique_ids=[technique for technique, _ in pairs],
+        patent_ids=[patent for _, patent in pairs],
+        log_odds=[row["log_odds"] for row in rows],
+        label=[labels.get(pair) for pair in pairs],
+    )
+
+
+def _known_labels(config: TrainConfig, inputs: Mapping[str, StageFolder]) -> dict[tuple[str, str], int]:
+    """(technique_id, patent_id) -> 1 for a known match, 0 for what the pairs stage takes as a negative."""
+    assert config.data is not None
+    labels: dict[tuple[str, str], int] = {}
+    if config.pairs is not None:
+        for row in inputs[config.pairs].read("pairs", ["technique_id", "patent_id", "label"]).to_pylist():
+            labels[row["technique_id"], row["patent_id"]] = row["label"]
+    return labels | dict.fromkeys(match_list(inputs[config.data]), 1)
 
 
 def qa_texts(config: TrainConfig, inputs: Mapping[str, StageFolder], side: str) -> QaTexts:
@@ -205,6 +269,7 @@ def _gold_labels(config: TrainConfig, inputs: Mapping[str, StageFolder], names: 
 
 LOADERS: dict[str, Any] = {
     "pairs": pair_texts,
+    "distilled": distilled_texts,
     "plain": plain_texts,
     "labelled": labelled_texts,
     "coded": coded_texts,

@@ -33,6 +33,7 @@ from patentft.models.export import (
     write_sentence_transformers_files,
 )
 from patentft.models.load import load_trained, local_folder
+from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.table import OBJECTIVES
 from patentft.store import StageFolder
 from patentft.train import tokenizer as run_tokenizer
@@ -43,8 +44,11 @@ TEXTS = ("A catalyst bed removes nitrogen oxides from the flue gas.", "Waste wat
 """What outputs are compared on."""
 
 
-def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, stage: StageFolder) -> Progress:
-    """Write the export into the folder `out`, which does not exist; returns the run's progress.
+def export_model(
+    config: TrainConfig, base: str, checkpoint: Path, out: Path, stage: StageFolder
+) -> tuple[Progress, dict[str, Any]]:
+    """Write the export into the folder `out`, which does not exist; returns the run's progress, and what the objective
+    measured on the export (its `after_export`).
 
     Raises ArithmeticError when what is loaded again gives other outputs than the trained model, and ConfigError for a
     blend with an adapter that cannot be merged.
@@ -57,11 +61,28 @@ def export_model(config: TrainConfig, base: str, checkpoint: Path, out: Path, st
         own = run_tokenizer.fetch(stage.location, Path(scratch))
         trained = load_file(checkpoint / f"{kept}.safetensors")
         card, use, facts = write_export(config, base, trained, out, own)
+    more, measured = _after_export(config, out, stage)
+    facts |= more
     last = progress.history[-1] if progress.history else {}
     chosen = next((entry for entry in progress.history if entry["step"] == progress.best_step), last)
     metrics = chosen if kept == "best" else last
     (out / "README.md").write_text(_readme(config, base, stage, card, use, facts, metrics))
-    return progress
+    return progress, measured
+
+
+def _after_export(config: TrainConfig, out: Path, stage: StageFolder) -> tuple[dict[str, str], dict[str, Any]]:
+    """The objective's own: (facts for the card, numbers)."""
+    from transformers import AutoTokenizer
+
+    objective: Any = OBJECTIVES[config.objective.kind]
+    if not hasattr(objective, "after_export"):
+        return {}, {}
+    tokens = SpecialTokens.of(AutoTokenizer.from_pretrained(out, trust_remote_code=False))
+
+    def valid() -> Encoded:
+        return Encoded.from_bytes((stage.location / "encoded/valid.safetensors").read_bytes())
+
+    return objective.after_export(out, valid, tokens, config.objective)
 
 
 def write_export(

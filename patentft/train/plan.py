@@ -39,19 +39,20 @@ def deal(step: Sequence[T], rank: int, world_size: int) -> list[T]:
 def micro_batches(
     units: Sequence[int], tokens: Sequence[int], budget: int, largest: int | None = None
 ) -> list[list[int]]:
-    """`units` in order, packed so that no batch holds more than `budget` tokens (a longer unit stands alone).
+    """`units` in order, packed so that no batch holds more than `budget` tokens once all its units are padded to the
+    longest (a longer unit stands alone).
 
     tokens: by unit index. largest: at most this many units in a batch, None for no limit.
     """
     batches: list[list[int]] = []
-    held = 0
+    longest = 0
     for unit in units:
         full = largest is not None and batches and len(batches[-1]) >= largest
-        if not batches or full or held + tokens[unit] > budget:
+        if not batches or full or (len(batches[-1]) + 1) * max(longest, tokens[unit]) > budget:
             batches.append([])
-            held = 0
+            longest = 0
         batches[-1].append(unit)
-        held += tokens[unit]
+        longest = max(longest, tokens[unit])
     return batches
 
 

@@ -71,7 +71,7 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
         raise ConfigError(f"stage {context.folder.name}: training ended without a checkpoint; is the train side empty?")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        progress = export_model(
+        progress, measured = export_model(
             config,
             base,
             Path(result.checkpoint.to_directory(str(folder / "checkpoint"))),
@@ -86,6 +86,7 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
         "history": progress.history,
         "best_step": progress.best_step,
         "best_metric": progress.best_metric,
+        **measured,
     }
     context.folder.write_file("steps.jsonl", tracking.merged_steps(context.folder.location))
     context.folder.write_file("training.json", json.dumps(counts).encode())
@@ -199,8 +200,8 @@ def _worker_main(given: dict[str, Any]) -> None:
             sys.stderr.write(line + "\n")  # not print: Ray Train patches it and shows every line twice
             sys.stderr.flush()
 
-    def begin_tracking(first_step: int) -> list[tracking.Tracker]:
-        return tracking.trackers(config.track, stage, given["run_name"], flatten(given["config"]), first_step)
+    def begin_tracking(steps_done: int) -> list[tracking.Tracker]:
+        return tracking.trackers(config.track, stage, given["run_name"], flatten(given["config"]), steps_done)
 
     with tempfile.TemporaryDirectory() as scratch:
         data = _data(config, stage, Path(scratch), given["model"])

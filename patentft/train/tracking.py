@@ -1,7 +1,7 @@
 """What a run tells while it goes: a line for every step in steps.jsonl, and TensorBoard, MLflow or W&B.
 
-steps/000000120.jsonl holds the steps from 120 to the next checkpoint, committed just before it; a run that goes on from
-step s first removes the files from s on. So every step stands there once, whatever died in between.
+steps/000000120.jsonl holds the steps from 120 to the next checkpoint, committed just before it; a run that goes on
+after step s first removes the files of later steps. So every step stands there once, whatever died in between.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Tracker(Protocol):
 class StepsFile:
     """Lines of JSON in the stage's folder."""
 
-    def __init__(self, stage: Location, first_step: int) -> None:
+    def __init__(self, stage: Location, steps_done: int) -> None:
         self._folder, self._lines = stage / "steps", []
         self._lines: list[str]
         self._first: int | None = None
         for name in self._folder.names():
-            if name.endswith(".jsonl") and int(name.removesuffix(".jsonl")) >= first_step:
+            if name.endswith(".jsonl") and int(name.removesuffix(".jsonl")) > steps_done:
                 (self._folder / name).remove_tree()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -63,7 +63,7 @@ def merged_steps(stage: Location) -> bytes:
 class TensorBoard:
     """Event files in <stage>/tensorboard: `tensorboard --logdir` shows them."""
 
-    def __init__(self, stage: Location, first_step: int) -> None:
+    def __init__(self, stage: Location, steps_done: int) -> None:
         from tensorboardX import SummaryWriter
 
         self._target = stage / "tensorboard"
@@ -73,8 +73,8 @@ class TensorBoard:
         else:  # event files are appended to, which an object store cannot: written here, copied at every checkpoint
             self._scratch = tempfile.TemporaryDirectory()
             folder = self._scratch.name
-        # purge_step: TensorBoard hides what a dead predecessor logged from here on
-        self._writer = SummaryWriter(folder, purge_step=first_step or None)
+        # purge_step: TensorBoard hides what a dead predecessor logged from there on; the first step is 1
+        self._writer = SummaryWriter(folder, purge_step=steps_done + 1 if steps_done else None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -143,13 +143,13 @@ class Wandb:
 
 
 def trackers(
-    services: list[Service], stage: Location, run_name: str, config: Mapping[str, Any], first_step: int
+    services: list[Service], stage: Location, run_name: str, config: Mapping[str, Any], steps_done: int
 ) -> list[Tracker]:
     """Of rank 0. steps.jsonl is always written. run_name: the same for a run that goes on. config: flat."""
-    made: list[Tracker] = [StepsFile(stage, first_step)]
+    made: list[Tracker] = [StepsFile(stage, steps_done)]
     for service in services:
         if service == "tensorboard":
-            made.append(TensorBoard(stage, first_step))
+            made.append(TensorBoard(stage, steps_done))
         elif service == "mlflow":
             made.append(Mlflow(stage, run_name, config))
         else:

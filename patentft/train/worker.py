@@ -56,8 +56,8 @@ class Hooks:
     latest: Path | None = None
     """The checkpoint to go on from."""
     say: Callable[[str], None] = print
-    trackers: Callable[[int], Sequence[Tracker]] = lambda first_step: ()
-    """Called on rank 0 with the step the run begins at."""
+    trackers: Callable[[int], Sequence[Tracker]] = lambda steps_done: ()
+    """Called on rank 0 with the number of steps that were done before."""
     preempted: Callable[[], bool] = lambda: False
     """Whether a worker's machine will soon be taken away. Every rank calls it at the same steps."""
 
@@ -165,8 +165,9 @@ def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> N
                 progress.history.append(
                     {"step": progress.next_step, "train_loss": loss, "gradient_norm": norm, **metrics}
                 )
-                if progress.best_metric is None or metrics[objective.METRIC] > progress.best_metric:
-                    progress.best_metric, progress.best_step = metrics[objective.METRIC], progress.next_step
+                reached = metrics[objective.METRIC]
+                if np.isfinite(reached) and (progress.best_metric is None or reached > progress.best_metric):
+                    progress.best_metric, progress.best_step = reached, progress.next_step
                     best = strategy.trained() if config.keep == "best" else None
                 record |= {f"valid/{name}": value for name, value in metrics.items()}
             for tracker in trackers:

@@ -16,7 +16,7 @@ from patentft.objectives.classify import GREEN
 from patentft.objectives.encoded import SpecialTokens
 from patentft.objectives.packed import ArrayRows
 from patentft.objectives.table import OBJECTIVES
-from patentft.objectives.texts import CodedTexts, LabelledTexts, PairTexts, PreferenceTexts, QaTexts
+from patentft.objectives.texts import CodedTexts, DistilledTexts, LabelledTexts, PairTexts, PreferenceTexts, QaTexts
 from patentft.train import worker
 from patentft.train.config import INPUTS, TrainConfig
 from patentft.train.place import Place
@@ -51,6 +51,7 @@ def config_of(objective: dict[str, Any], adapter: dict[str, Any], strategy: dict
         "instruct": {"prompt": {"template": "plain"}, "max_tokens": 64, "patent_tokens": 24},
         "dpo": {"prompt": {"template": "plain"}, "max_tokens": 64},
         "reward": {"prompt": {"template": "plain"}, "max_tokens": 64, "patent_tokens": 24},
+        "distill": {"max_tokens": 64, "patent_tokens": 32},
         "rank": {"max_tokens": 64, "patent_tokens": 32},
         "classify": {"bootstrap": 0},
     }
@@ -83,6 +84,9 @@ def texts_of(source: str) -> Any:
     if source == "preferences":
         asked = [f"what removes {w}" for w in word]
         return PreferenceTexts(ids, [None] * 12, asked, [f"a {w} filter" for w in word], [f"a {w} boat" for w in other])
+    if source == "distilled":
+        odds = [(-3.0, 3.0)[n % 2] for n in numbers]
+        return DistilledTexts(long, word, [f"T{n}" for n in numbers], [f"P{n}" for n in numbers], odds, [None] * 12)
     pairs = [(n, n, 1) for n in numbers] + [(n, (n + 3) % 12, 0) for n in numbers]
     return PairTexts(
         sections=[long[a] for a, _, _ in pairs],

@@ -132,7 +132,7 @@ def test_zero_refuses_another_world_size(group: Group, group_of_one: None, tiny:
 
 
 def test_a_damaged_checkpoint_is_not_opened(alone: Path, tmp_path: Path) -> None:
-    for spoil in ("changed", "missing", "foreign", "unlisted"):
+    for spoil in ("changed", "missing", "foreign", "unlisted", "a rank missing"):
         folder = tmp_path / spoil
         shutil.copytree(alone, folder)
         checkpoint.verify(folder)
@@ -145,6 +145,11 @@ def test_a_damaged_checkpoint_is_not_opened(alone: Path, tmp_path: Path) -> None
             file.unlink()
         elif spoil == "foreign":
             (folder / "extra.pt").write_bytes(b"\x80\x04.")
+        elif spoil == "a rank missing":
+            progress = json.loads((folder / "progress.json").read_text())
+            (folder / "progress.json").write_text(json.dumps({**progress, "world_size": 2}))
+            (folder / "checksums-00000.json").unlink()
+            checkpoint.seal(folder, 0)
         else:
             (folder / "checksums-00000.json").unlink()
         with pytest.raises(ConfigError, match="is damaged"):

@@ -114,6 +114,18 @@ def test_training_learns(whole):
     assert [entry["step"] for entry in history] == [2, 5, 7, 10]
 
 
+def test_a_metric_that_is_no_number_is_never_the_best(tiny, tmp_path, monkeypatch):
+    import json
+
+    reached = iter([float("nan"), 0.2, float("nan"), 0.1])
+    monkeypatch.setattr(OBJECTIVES["rank"], "metrics", lambda parts, config: {OBJECTIVES["rank"].METRIC: next(reached)})
+    run(str(tmp_path), tiny, config())
+    progress = json.loads((max(tmp_path.iterdir()) / "progress.json").read_text())
+    assert (progress["best_metric"], progress["best_step"]) == (0.2, 5)
+    kept = load_file(max(tmp_path.iterdir()) / "best.safetensors")
+    assert largest_difference(kept, load_file(tmp_path / "0005" / "state.safetensors")) == 0
+
+
 def test_micro_batches_do_not_move_the_result(tiny, whole, tmp_path):
     run(str(tmp_path), tiny, config(micro_batch_tokens=60))
     assert largest_difference(final(tmp_path), final(whole)) < 2e-5
@@ -143,6 +155,18 @@ def test_a_resumed_run_is_bit_equal(tiny, tmp_path, objective, adapter):
         for file in ("state", "best", "optimizer"):
             one, two = (load_file(tmp_path / side / name / f"{file}.safetensors") for side in ("one", "two"))
             assert largest_difference(one, two) == 0, (name, file)
+
+
+def test_moments_of_8_bits_are_resumed_too(tiny, tmp_path):
+    settings = config(optimizer={"kind": "adamw_8bit", "lr": 2e-3})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    run(str(tmp_path / "one"), tiny, settings)
+    first = min((tmp_path / "one").iterdir())
+    moments = load_file(first / "optimizer.safetensors")
+    assert any(value.dtype == torch.uint8 for name, value in moments.items() if name.endswith(".state1"))
+    run(str(tmp_path / "two"), tiny, settings, latest=str(first))
+    assert largest_difference(final(tmp_path / "one"), final(tmp_path / "two")) == 0
 
 
 def test_a_checkpoint_is_written_when_the_machine_will_be_taken_away(tiny, whole, tmp_path, monkeypatch):

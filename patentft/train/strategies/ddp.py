@@ -44,7 +44,7 @@ class Ddp:
         if place.world_size > 1:
             ids = [place.device.index] if place.device.type == "cuda" else None
             self.model = DistributedDataParallel(
-                self.module, device_ids=ids, find_unused_parameters=False, broadcast_buffers=False
+                self.module, device_ids=ids, find_unused_parameters=False, forward_sync_buffers=False
             )
 
     def micro_batch(self, last: bool) -> AbstractContextManager[Any]:

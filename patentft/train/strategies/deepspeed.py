@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from patentft.config import Config
+from patentft.config import Config, ConfigError
 from patentft.models.adapters.state import trainable_state
 from patentft.train import optimizer as optimizers
 from patentft.train.optimizer import OptimizerConfig
@@ -109,7 +109,9 @@ class Deepspeed:
         self.engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+        found, _ = self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+        if found is None:  # it only warns
+            raise ConfigError(f"checkpoint {folder} holds no files of DeepSpeed: begin anew with --redo")
 
 
 def wrap(
