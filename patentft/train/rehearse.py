@@ -79,6 +79,7 @@ class Rehearsal:
     """A run's module without memory. Make it with `prepare`."""
 
     config: TrainConfig
+    folder: str
     module: nn.Module
     backbone: Any
     weights: Weights
@@ -156,7 +157,7 @@ def prepare(config: TrainConfig, folder: str) -> Rehearsal:
             again = {"use_reentrant": False, "preserve_rng_state": False}
             _base(backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
     module.train()
-    return Rehearsal(config, module, backbone, weights, mode)
+    return Rehearsal(config, folder, module, backbone, weights, mode)
 
 
 def config_folder(reference: str) -> str:
