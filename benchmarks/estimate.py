@@ -1,9 +1,10 @@
 """The estimate of a run's memory against what training takes: the same configurations, on this CPU.
 
-Each configuration (random weights) is trained for a few steps in a process of its own: `worker.build`, strategy ddp, one
-rank, the worker's own optimizer steps. Measured is the largest proportional set size (PSS, /proc/self/smaps_rollup,
-sampled by a thread) less that after all imports. The sampling begins when the model is built: reading weights from
-safetensors has a peak of its own, shown beside.
+Each configuration (random weights) is trained for a few steps in a process of its own: `worker.build`, strategy ddp,
+one rank, the worker's own optimizer steps. Measured is the largest proportional set size (PSS, from
+/proc/self/smaps_rollup, sampled by a thread) less that after all imports; sampling begins anew when the model is built.
+Beside it stands the most that malloc had given out (glibc's mallinfo2): what PSS has above that is what glibc keeps of
+freed memory, which no estimate of tensors knows.
 
     python benchmarks/estimate.py [--quick] [--out FILE] [--only NAME]
 """
@@ -89,7 +90,7 @@ class MallocInfo(ctypes.Structure):
 
     _fields_ = [(name, ctypes.c_size_t) for name in (
         "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
-    )]  # fmt: skip # noqa: RUF012
+    )]  # fmt: skip
 
 
 def malloc_bytes() -> int:
@@ -101,7 +102,7 @@ def malloc_bytes() -> int:
 
 
 class Sampler:
-    """The largest PSS, and the most that malloc had given out, since `begin`; asked every 20 ms."""
+    """The largest PSS, and the most that malloc had given out, since `begin`; asked every 100 ms."""
 
     def __init__(self) -> None:
         self.largest, self.given = 0, 0
@@ -111,7 +112,7 @@ class Sampler:
         while True:
             self.largest = max(self.largest, pss_bytes())
             self.given = max(self.given, malloc_bytes())
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def begin(self) -> None:
         self.largest, self.given = pss_bytes(), malloc_bytes()
@@ -131,7 +132,8 @@ def batches(case: dict[str, Any], config: Any) -> list[Any]:
     if config.objective.kind == "causal":
         data: Any = ArrayRows(ids, np.repeat(np.array([[1] * (shape[1] // 2) + [2] * (shape[1] // 2)]), shape[0], 0))
     else:
-        data = Encoded({"group": np.arange(shape[0]) // rows, "label": (np.arange(shape[0]) % rows == 0) * np.float32(1)})
+        first = np.arange(shape[0]) % rows == 0
+        data = Encoded({"group": np.arange(shape[0]) // rows, "label": first.astype(np.float32)})
         data.put_ragged("input_ids", [row[: len(row) - (place % rows > 0)].tolist() for place, row in enumerate(ids)])
         for name in ("cosine", "weight"):
             data.arrays[name] = np.ones(shape[0], dtype=np.float32)
@@ -200,15 +202,18 @@ def main() -> int:
             save_model(CASES[name], folder)
             expected = estimate(CASES[name], folder)
             command = [sys.executable, __file__, "--measure", name, folder]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found = json.loads(printed.splitlines()[-1])
         ratio = found["measured"] / expected.peak
         details[name] = {**found, **expected.__dict__, "in_pass": expected.in_pass, "in_step": expected.in_step}
+        given = found["in_use"] / expected.peak
         target = f"{LOWEST:g} to {HIGHEST:g}"
         peer = f"estimated {expected.peak / GIB:.2f} GiB"
         holds = LOWEST <= ratio <= HIGHEST
         claims.append(Claim(name, found["measured"] / GIB, "GiB", peer, ratio, target, holds))
+        claims.append(Claim(f"{name}: given out by malloc", found["in_use"] / GIB, "GiB", peer, given))
         shown = {key: round(value / GIB, 3) for key, value in details[name].items()}
-        print(f"{name}: {ratio:.3f} {shown}", file=sys.stderr, flush=True)
+        print(f"{name}: {ratio:.3f}, {given:.3f} {shown}", file=sys.stderr, flush=True)
     return finish(claims, options.out, {"steps": STEPS, "details": details})
 
 

@@ -103,7 +103,8 @@ def estimate(
     from patentft import pipeline
     from patentft.train import sizing
 
-    print(sizing.report(pipeline.load(config, overrides or []), stage, gpu))
+    loaded = pipeline.load(config, overrides or [])
+    print(sizing.report(loaded.out, {step.name: step.config for step in loaded.steps}, stage, gpu))
 
 
 @app.command()

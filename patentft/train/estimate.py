@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from patentft.config import ConfigError, nearest
 from patentft.train.config import TrainConfig
-from patentft.train.rehearse import Pass, Weights
+from patentft.train.rehearse import Weights
 from patentft.train.strategies.deepspeed import DeepspeedConfig
 from patentft.train.strategies.fsdp import FsdpConfig
 
@@ -57,7 +57,7 @@ GPUS = {
     "t4": Gpu(14.6, 65, 8.1, 0.25),
     "4gb": Gpu(3.9, 18, 9, 0.25),
 }
-"""t4: has no bf16 units; its rate is that of fp16 and bf16 is slower. 4gb: a small card, such as a laptop's RTX 3050."""
+"""t4: has no units for bf16, its rate is that of fp16 and bf16 is slower. 4gb: a small card, a laptop's RTX 3050."""
 SAME_GPU = {"a100": "a100-80", "h100": "h100-80", "4090": "rtx-4090", "3090": "rtx-3090", "a10": "a10g"}
 
 
@@ -238,6 +238,3 @@ def gpu_hours(flop: float, gpu: Gpu, precision: str) -> float:
     """At the utilization that the table assumes."""
     rate = gpu.bf16_tflops if precision == "bf16" else gpu.fp32_tflops
     return flop / (rate * 1e12 * gpu.utilization) / 3600
-
-
-__all__ = ["GPUS", "Gpu", "Memory", "Pass", "flop_per_token", "gpu_hours", "gpu_of", "largest_rows", "memory"]

@@ -6,11 +6,12 @@ input stages that are finished.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from patentft.config import Config, ConfigError, build, nearest
-from patentft.pipeline import Pipeline, Step
+from patentft.location import Location
 from patentft.store import StageFolder, finished_stage, load_stage
 from patentft.train import estimate
 from patentft.train.config import TrainConfig
@@ -47,29 +48,35 @@ class Load:
         return -(-units * self.unit_rows // self.rows(config.micro_batch_tokens))
 
 
-def report(pipeline: Pipeline, stage: str | None, gpu_name: str | None) -> str:
-    """What is known of the train stages before they run. Raises ConfigError for an unknown stage or GPU."""
-    steps = [step for step in pipeline.steps if isinstance(step.config, TrainConfig)]
-    names = [step.name for step in steps]
-    if not steps:
+Stages = Mapping[str, Config]
+"""A pipeline's stages by name, in order."""
+
+
+def report(out: Location, stages: Stages, stage: str | None, gpu_name: str | None) -> str:
+    """What is known of the train stages before they run. out: the run's folder.
+
+    Raises ConfigError for an unknown stage or GPU.
+    """
+    names = [name for name, config in stages.items() if isinstance(config, TrainConfig)]
+    if not names:
         raise ConfigError("the pipeline has no stage of kind train, so there is nothing to estimate")
     if stage is not None and stage not in names:
         raise ConfigError(f"--stage {stage!r}: no train stage is called so{nearest(stage, names)}")
     gpu = None if gpu_name is None else estimate.gpu_of(gpu_name)
-    return "\n\n".join(_of_stage(pipeline, step, gpu) for step in steps if stage in (None, step.name))
+    return "\n\n".join(_of_stage(out, stages, name, gpu) for name in names if stage in (None, name))
 
 
-def _of_stage(pipeline: Pipeline, step: Step, gpu: tuple[str, Gpu] | None) -> str:
-    config = step.config
+def _of_stage(out: Location, stages: Stages, name: str, gpu: tuple[str, Gpu] | None) -> str:
+    config = stages[name]
     assert isinstance(config, TrainConfig)
-    load = load_of(pipeline, config)
-    rehearsal = prepare(config, config_folder(_reference(pipeline, config.model)))
+    load = load_of(out, stages, config)
+    rehearsal = prepare(config, config_folder(_reference(out, stages, config.model)))
     on_gpu = gpu is not None or config.gpus_per_worker > 0
     rows = load.rows(config.micro_batch_tokens)
     worst = peak(rehearsal, config, load, rows, on_gpu=on_gpu)
     weights = rehearsal.weights
     lines = [
-        f"{step.name}: {config.objective.kind}, {config.adapter.kind}, {config.strategy.kind} on {config.workers} "
+        f"{name}: {config.objective.kind}, {config.adapter.kind}, {config.strategy.kind} on {config.workers} "
         f"worker{'s' * (config.workers > 1)}, {config.precision}; {config.model}",
         f"  parameters          {weights.total:,}; trained {weights.trainable:,} "
         f"({weights.trainable / weights.total:.2%})",
@@ -106,14 +113,13 @@ def _memory_lines(worst: Memory, shape: str) -> list[str]:
     return [*lines, f"    {'peak':<16}{worst.peak / GIB:10.2f}"]
 
 
-def _fit_lines(
-    gpu: tuple[str, Gpu], rehearsal: Rehearsal, config: TrainConfig, load: Load, worst: Memory
-) -> list[str]:
+def _fit_lines(gpu: tuple[str, Gpu], rehearsal: Rehearsal, config: TrainConfig, load: Load, worst: Memory) -> list[str]:
     name, card = gpu
     limit = room(card, config.workers)
-    apart = f"{card.memory_gib:.1f} GiB less {card.memory_gib - limit / GIB:.2f} for CUDA{' and NCCL' * (config.workers > 1)}"
+    whose = "CUDA and NCCL" if config.workers > 1 else "CUDA"
+    apart = f"{card.memory_gib:.1f} GiB less {card.memory_gib - limit / GIB:.2f} for {whose}"
     verdict = "fits" if worst.peak <= limit else "does not fit"
-    lines = [f"  {name}              {verdict}: {worst.peak / GIB:.2f} of {limit / GIB:.2f} GiB ({apart}, assumed)"]
+    lines = [f"  {name:<20}{verdict}: {worst.peak / GIB:.2f} of {limit / GIB:.2f} GiB ({apart}, assumed)"]
 
     def of_rows(rows: int) -> float:
         return peak(rehearsal, config, load, rows, on_gpu=True).peak
@@ -146,7 +152,7 @@ def _time_lines(gpu: tuple[str, Gpu] | None, rehearsal: Rehearsal, config: Train
     hours = estimate.gpu_hours(flop * tokens, card, config.precision)
     what = f"{name} seconds a step" if load.units is None else f"{name} GPU-hours"
     value = hours * 3600 if load.units is None else hours
-    return [*lines, f"  {what:<20}{value:,.2f} at most: {assumed}, without evaluations"]
+    return [*lines, f"  {what}: {value:,.2f} at most: {assumed}, without evaluations"]
 
 
 # What a pass is made of
@@ -178,30 +184,27 @@ def predicted_share(config: TrainConfig) -> float:
     return float(getattr(config.objective, "share", 0.0))
 
 
-def load_of(pipeline: Pipeline, config: TrainConfig) -> Load:
+def load_of(out: Location, stages: Stages, config: TrainConfig) -> Load:
     """From the configs of the stages that the run reads, and their manifests where they are finished."""
-    steps = {step.name: step.config for step in pipeline.steps}
-    row_tokens = _row_tokens(config, steps)
-    unit_rows = _unit_rows(config, steps)
-    units, missing = _units(pipeline, config)
-    return Load(row_tokens, unit_rows, predicted_share(config), units, missing)
+    units, missing = _units(out, config)
+    return Load(_row_tokens(config, stages), _unit_rows(config, stages), predicted_share(config), units, missing)
 
 
-def _row_tokens(config: TrainConfig, steps: dict[str, Config]) -> int:
+def _row_tokens(config: TrainConfig, stages: Stages) -> int:
     if config.packed is not None:
-        return int(getattr(steps[config.packed], "tokens_per_row"))  # noqa: B009 of the pack stage's config
+        return int(getattr(stages[config.packed], "tokens_per_row"))  # noqa: B009 of the pack stage's config
     limits = {name: value for name, value in config.objective if name.endswith("_tokens") and isinstance(value, int)}
     return limits.get("max_tokens") or max(limits.values())
 
 
-def _unit_rows(config: TrainConfig, steps: dict[str, Config]) -> int:
+def _unit_rows(config: TrainConfig, stages: Stages) -> int:
     kind = config.objective.kind
     if config.input == "preferences":
         return 2
     if config.input != "pairs" or kind == "instruct":
         return 1
     assert config.pairs is not None
-    made = steps[config.pairs]
+    made = stages[config.pairs]
     group = 1 + sum(int(getattr(made, name, 0)) for name in ("negatives_random", "negatives_near"))
     block = getattr(config.objective, "block_size", None)
     if kind == "contrastive":
@@ -209,14 +212,14 @@ def _unit_rows(config: TrainConfig, steps: dict[str, Config]) -> int:
     return group
 
 
-def _units(pipeline: Pipeline, config: TrainConfig) -> tuple[int | None, str]:
+def _units(out: Location, config: TrainConfig) -> tuple[int | None, str]:
     """Of the train side, and what to run when it is not known."""
     name = {
         "packed": config.packed, "pairs": config.pairs, "qa": config.qa, "preferences": config.preferences,
         "labelled": config.text_roles, "coded": config.text_roles,
     }[config.input]  # fmt: skip
     assert name is not None
-    location = pipeline.out / name
+    location = out / name
     if load_stage(location) is None:
         return None, f"stage {name!r} has not run; run the pipeline up to it, then ask again"
     folder = finished_stage(location)
@@ -238,14 +241,13 @@ def _units_of_pairs(folder: StageFolder, config: TrainConfig) -> int:
     return -(-len(set(groups)) // (getattr(config.objective, "block_size", None) or 1))
 
 
-def _reference(pipeline: Pipeline, model: str) -> str:
+def _reference(out: Location, stages: Stages, model: str) -> str:
     """A model reference; of an earlier train stage its export, or until that is there what it starts from."""
-    steps = {step.name: step.config for step in pipeline.steps}
-    while model in steps:
-        export = pipeline.out / model / "export"
-        if export.is_local and load_stage(pipeline.out / model) is not None:
+    while model in stages:
+        export = out / model / "export"
+        if export.is_local and load_stage(out / model) is not None:
             return str(export)
-        model = steps[model].model  # type: ignore[attr-defined]
+        model = stages[model].model  # type: ignore[attr-defined]
     return model
 
 
