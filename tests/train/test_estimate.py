@@ -19,8 +19,9 @@ from patentft.train.estimate import Memory, largest_rows, memory
 from patentft.train.rehearse import KINDS, Weights, prepare
 from tests.tiny import save_tiny_bert, save_tiny_llama, small_pipeline
 
-SHAPE: dict[str, Any] = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
-NOTHING = dict.fromkeys(KINDS, 0)
+SHAPE: dict[str, Any] = {"hidden_size": 4096, "intermediate_size": 14336}
+SHAPE |= {"num_attention_heads": 32, "num_key_value_heads": 8}
+NOTHING: dict[str, float] = dict.fromkeys(KINDS, 0)
 
 
 def config(objective: str = "causal", **changes) -> TrainConfig:
