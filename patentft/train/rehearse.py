@@ -194,7 +194,7 @@ def count_weights(config: TrainConfig, module: nn.Module, backbone: Any) -> Weig
     parameters = list(module.parameters())
     head = _head(backbone)
     per_weight = _quantized_bytes(config)
-    quantized = {id(p) for p in _quantizable(config, module)} if per_weight else set()
+    quantized = {id(p) for p in _quantizable(module)} if per_weight else set()
     nbytes = sum(
         int(p.numel() * per_weight) if per_weight and id(p) in quantized else p.numel() * p.element_size()
         for p in parameters
@@ -238,7 +238,7 @@ def _quantized_bytes(config: TrainConfig) -> float | None:
     return NF4_SINGLE_BYTES if getattr(adapter, "double_quantization", None) is False else NF4_BYTES
 
 
-def _quantizable(config: TrainConfig, module: nn.Module) -> list[nn.Parameter]:
+def _quantizable(module: nn.Module) -> list[torch.Tensor]:
     """The frozen weights of linear layers inside the blocks: transformers leaves heads and embeddings as they are."""
     return [
         inner.weight
