@@ -106,6 +106,23 @@ def report(
 
 
 @app.command()
+def estimate(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="Whether it fits this GPU, and for how long: H100-80, A100-40, L4, 4gb, ...")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="This train stage only.")] = None,
+) -> None:
+    """Memory and time of the pipeline's train stages before they run. Fetches nothing, reads no weights."""
+    from patentft import pipeline
+    from patentft.train import sizing
+
+    loaded = pipeline.load(config, overrides or [])
+    print(sizing.report(loaded.out, {step.name: step.config for step in loaded.steps}, stage, gpu))
+
+
+@app.command()
 def synth(
     out: Annotated[str, typer.Argument(help="Folder for the tables; finished parts in it are kept.")],
     patents: Annotated[int, typer.Option(help="How many patents.")] = 2000,

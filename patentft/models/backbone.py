@@ -25,7 +25,8 @@ class Loading:
     quantization: Mapping[str, Any] | None = None
     """Arguments of transformers' BitsAndBytesConfig, for a base that stays frozen."""
     device: torch.device | None = None
-    """Where a quantized base is put: it is quantized as it is loaded."""
+    """Where a quantized base is put: it is quantized as it is loaded. The meta device: only the model's shapes are
+    wanted, no weights are read and nothing is quantized (see `train.rehearse`)."""
     tokenizer: str | None = None
     """The folder of the run's own tokenizer, where the objective has added tokens; None: the base's."""
 
@@ -54,6 +55,9 @@ def load_backbone(folder: str, auto_class: Any, loading: Loading, **options: Any
         for name, value in vars(config).items():
             if "dropout" in name and isinstance(value, float):
                 setattr(config, name, loading.dropout)
+    if loading.device is not None and loading.device.type == "meta":
+        with loading.device:
+            return auto_class.from_config(config, dtype=loading.dtype, trust_remote_code=False)
     quantized: dict[str, Any] = {}
     if loading.quantization is not None:
         quantized["quantization_config"] = BitsAndBytesConfig(**loading.quantization)

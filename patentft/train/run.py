@@ -210,7 +210,23 @@ def _worker_main(given: dict[str, Any]) -> None:
         hooks = worker.Hooks(
             place, report, restored, say, begin_tracking, lambda: ray.train.get_preemption_info() is not None
         )
-        worker.train(config, given["model"], data, hooks)
+        try:
+            worker.train(config, given["model"], data, hooks)
+        except torch.cuda.OutOfMemoryError as error:
+            raise RuntimeError(f"{error}\n{_advice(config, given['model'], data, place)}") from error
+
+
+def _advice(config: TrainConfig, model: str, data: worker.Data, place: Place) -> str:
+    """What would have needed less memory."""
+    from patentft.train.sizing import advice
+
+    units = OBJECTIVES[config.objective.kind].units(data.train, config.objective, 0, config.seed)
+    longest = max(units, key=lambda unit: unit.tokens)
+    torch.cuda.empty_cache()
+    try:
+        return advice(config, model, longest.tokens // len(longest.rows), place.world_size, len(longest.rows))
+    except (ConfigError, RuntimeError, ValueError) as error:
+        return f"lower micro_batch_tokens or set activation_checkpointing: true (no estimate: {error})"
 
 
 def _data(config: TrainConfig, stage: Location, scratch: Path, base: str) -> worker.Data:
