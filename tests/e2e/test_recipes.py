@@ -1,0 +1,73 @@
+"""The shipped training recipes: all of them are valid, and each one runs, small, from raw files to an export."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from patentft import pipeline
+from patentft.config import read_yaml
+from patentft.progress import Progress
+from patentft.train.config import TrainConfig
+from tests.conftest import REPOSITORY
+
+FOLDER = REPOSITORY / "ray_jobs" / "configs" / "train"
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+WITHOUT_DATA = ("bref_instruct", "miniature")
+"""Recipes whose tiny run makes its texts itself."""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_is_valid(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATENTFT_DATA", "/nowhere")
+    path = FOLDER / f"{recipe}.yaml"
+    loaded = pipeline.load(path)
+    small = pipeline.load(path, tiny=True)
+    assert "train" in {step.stage.kind for step in loaded.steps}
+    assert str(small.out) != str(loaded.out)
+    for step in small.steps:
+        if isinstance(step.config, TrainConfig):  # runs anywhere
+            assert step.config.gpus_per_worker == 0
+            assert step.config.precision == "fp32"
+    assert "tiny" in read_yaml(path)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "miniature"])
+def test_runs(recipe: str, ray_cluster: None, tmp_path: Path, request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = "/nowhere" if recipe in WITHOUT_DATA else str(request.getfixturevalue("data_root"))
+    monkeypatch.setenv("PATENTFT_DATA", root)
+    _run(recipe, tmp_path)
+
+
+@pytest.mark.ray
+def test_bref_instruct_runs(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATENTFT_DATA", "/nowhere")
+    _run("bref_instruct", tmp_path)
+
+
+def _run(recipe: str, out: Path) -> None:
+    """Every train stage's loss fell, and its export loads and gives numbers."""
+    import transformers
+
+    loaded = pipeline.load(FOLDER / f"{recipe}.yaml", [f"out={out}"], tiny=True)
+    folders = pipeline.run(loaded, Progress(quiet=True))
+    stages = [step.name for step in loaded.steps if step.stage.kind == "train"]
+    for name in stages:
+        folder = Path(folders[name].location.path)
+        losses = [json.loads(line)["loss"] for line in (folder / "steps.jsonl").read_text().splitlines()]
+        third = max(1, len(losses) // 3)
+        assert sum(losses[-third:]) / third < sum(losses[:third]) / third, f"{name}: {losses}"
+        export = folder / "export"
+        config = json.loads((export / "config.json").read_text())
+        model = getattr(transformers, config["architectures"][0]).from_pretrained(export)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(export)
+        with torch.inference_mode():
+            output = model(**tokenizer("A method of filtering gas.", return_tensors="pt"))
+        assert math.isfinite(float(output[0].abs().sum()))
