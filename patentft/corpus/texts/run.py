@@ -45,6 +45,7 @@ from patentft.corpus.texts.source import (
     TextsConfig,
     as_texts,
     check_columns,
+    match_texts,
     quarantine_of_duplicates,
 )
 from patentft.location import Location
@@ -111,12 +112,19 @@ def _blocks_of_files(config: TextsConfig, files: Sequence[Location]) -> Iterator
 
 def _blocks_of_stage(stage: StageFolder, table: str, rows_per_block: int) -> Iterator[Block]:
     """A part's rows in blocks; their file is the part, so that a quarantined row can be found again."""
+    titles = [_titles(stage, noun) for noun in ("technique", "patent")] if table == "matches" else []
     for entry in stage.parts(table):
         file = str(stage.location / entry.path)
-        rows = as_texts(table, stage.read_part(entry))
+        part = stage.read_part(entry)
+        rows = match_texts(part, *titles) if titles else as_texts(table, part)
         for first in range(0, len(rows), rows_per_block):
             several = [RawRow(file, first + n, row) for n, row in enumerate(rows[first : first + rows_per_block])]
             yield Block(file, "parquet", first, len(several), several)
+
+
+def _titles(stage: StageFolder, noun: str) -> dict[str, str]:
+    columns = stage.read(f"{noun}s", [f"{noun}_id", "title"])
+    return dict(zip(*(column.to_pylist() for column in columns.columns), strict=True))
 
 
 def _counts_file(index: int) -> str:

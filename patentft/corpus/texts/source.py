@@ -9,7 +9,7 @@ import datetime
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,9 +41,10 @@ class TextsConfig(Reading):
     data: StageRef | None = None
     """Instead of `files`: a stage with a table of texts (join, views, bref, corpus, synth), which are checked and
     cleaned as raw ones are."""
-    table: Literal["texts", "views", "sections", "techniques", "patents"] = "texts"
+    table: Literal["texts", "views", "sections", "techniques", "patents", "matches"] = "texts"
     """With `data`: which of its tables. views, sections: the document stands for the family, so that a divide stage
-    keeps it on one side. techniques: title and text. patents: title and abstract, with their codes."""
+    keeps it on one side. techniques: title and text. patents: title and abstract, with their codes. matches: the titles
+    of a technique and of a patent that is known to help with it, as one text."""
     columns: dict[str, str] = Field(default={})
     """Our column (text_id, patent_id, family_id, text, date, codes) -> the file's, for those whose names differ."""
     indicator_columns: str | None = None
@@ -122,6 +123,19 @@ def as_texts(table: str, rows: pa.Table) -> list[dict[str, Any]]:
     if table != "sections":
         return listed
     return [row for row, own in zip(listed, rows["text"].to_pylist(), strict=True) if own]
+
+
+def match_texts(matches: pa.Table, techniques: Mapping[str, str], patents: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of MATCHES as `as_texts`. techniques, patents: id -> title."""
+    return [
+        dict.fromkeys(COLUMNS)
+        | {
+            "text_id": f"{row['technique_id']}>{row['patent_id']}",
+            "patent_id": row["patent_id"],
+            "text": f"Technique: {techniques[row['technique_id']]}\n\nPatent: {patents[row['patent_id']]}",
+        }
+        for row in matches.to_pylist()
+    ]
 
 
 class _Bad(Exception):
