@@ -36,7 +36,8 @@ def test_a_row_of_each_table() -> None:
     assert [(row["text_id"], row["family_id"], row["text"]) for row in as_texts("sections", sections)] == [
         ("CER:::1", "CER", "Kilns. They burn.")
     ]
-    techniques = pa.Table.from_pylist([{"technique_id": "T1", "title": "Kilns", "text": "They burn."}], schema.TECHNIQUES)
+    kilns = {"technique_id": "T1", "title": "Kilns", "text": "They burn."}
+    techniques = pa.Table.from_pylist([kilns], schema.TECHNIQUES)
     assert as_texts("techniques", techniques)[0] == {**empty, "text_id": "T1", "text": "Kilns. They burn."}
     patents = pa.Table.from_pylist(
         [{"patent_id": "P1", "title": "A kiln", "abstract": "It burns.", "codes": ["F27B1/00"]}], schema.PATENTS
