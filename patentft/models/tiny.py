@@ -161,7 +161,7 @@ def random_model(config: TinyModelConfig, tokenizer: Any) -> Any:
         "num_attention_heads": config.heads,
         "intermediate_size": config.intermediate_size or 2 * config.hidden_size,
         "pad_token_id": tokenizer.pad_token_id,
-        # at the usual .02 a narrow model's logits are all nearly 0, and an adapter on frozen weights could not move them
+        # at the usual .02 a narrow model has logits of nearly 0, which an adapter on frozen weights could not move
         "initializer_range": config.hidden_size**-0.5,
     }
     if config.family in DECODERS:
