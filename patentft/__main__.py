@@ -26,14 +26,22 @@ OverridesArgument = Annotated[
 RedoOption = Annotated[
     list[str] | None, typer.Option("--redo", help="Delete this stage's parts, and its readers', and make them anew.")
 ]
+TinyOption = Annotated[bool, typer.Option("--tiny", help="Apply the file's `tiny` mapping: a small run, to try it.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings, errors and the result.")]
 
 
-def _run(config: str, overrides: list[str] | None, redo: list[str] | None, quiet: bool, kinds: list[str]) -> None:
+def _run(
+    config: str,
+    overrides: list[str] | None,
+    redo: list[str] | None,
+    quiet: bool,
+    kinds: list[str],
+    tiny: bool = False,
+) -> None:
     from patentft import pipeline
     from patentft.progress import Progress
 
-    loaded = pipeline.load(config, overrides or [])
+    loaded = pipeline.load(config, overrides or [], tiny)
     only = pipeline.names_of_kinds(loaded, kinds) if kinds else []
     finished = pipeline.run(loaded, Progress(quiet), redo=redo or [], only=only)
     last = list(finished.values())[-1]
@@ -44,10 +52,14 @@ def _run(config: str, overrides: list[str] | None, redo: list[str] | None, quiet
 
 @app.command()
 def run(
-    config: ConfigArgument, overrides: OverridesArgument = None, redo: RedoOption = None, quiet: QuietOption = False
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    redo: RedoOption = None,
+    quiet: QuietOption = False,
+    tiny: TinyOption = False,
 ) -> None:
     """Run all stages of a pipeline file; finished ones are left as they are. Prints the path of the result."""
-    _run(config, overrides, redo, quiet, [])
+    _run(config, overrides, redo, quiet, [], tiny)
 
 
 @app.command()

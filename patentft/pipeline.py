@@ -18,6 +18,12 @@
 
 `${VARIABLE}` in a value is read from the environment. Before anything runs, every stage's config is validated and every
 reference resolved; all problems are reported at once.
+
+    tiny:                             # what `patentft run FILE --tiny` changes: the same pipeline, small enough to try
+      base: {kind: tiny_model, data: corpus}     # a stage of its own stands before the first that names it
+      encoder: {model: base, epochs: 1}
+
+Without --tiny the mapping is checked and not used. With it the run folder is <out>_tiny, unless tiny.out is set.
 """
 
 from __future__ import annotations
@@ -38,6 +44,7 @@ from patentft.progress import Progress
 from patentft.stage import Context, Stage, file_references, references
 
 RESERVED = ("out", "cluster", "description")
+TINY = "tiny"
 STAGE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 
 
@@ -50,6 +57,7 @@ def kinds() -> dict[str, Stage]:
     from patentft.corpus.texts.run import STAGES as TEXT_STAGES
     from patentft.export.run import EXPORT
     from patentft.generate.run import ANSWER
+    from patentft.models.tiny import TINY_MODEL
     from patentft.report.answers.run import EVALUATE_ANSWERS
     from patentft.report.profile.run import PROFILE
     from patentft.report.run import REPORT
@@ -71,6 +79,7 @@ def kinds() -> dict[str, Stage]:
         "search": SEARCH,
         "lexical": LEXICAL,
         "pairs": PAIRS,
+        "tiny_model": TINY_MODEL,
         "train": TRAIN,
         "score": SCORE,
         "report": REPORT,
@@ -103,14 +112,73 @@ class Pipeline:
     """The file with its overrides: written to <out>/config.yaml, and running that gives the same run."""
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
-    """Read and check a pipeline file. Raises ConfigError listing every problem in it."""
-    return parse(apply_overrides(read_yaml(path), overrides), source=str(path))
+def load(path: str | Path, overrides: Sequence[str] = (), tiny: bool = False) -> Pipeline:
+    """Read and check a pipeline file. tiny: with the changes of its `tiny` mapping, which `overrides` may change
+    again. Raises ConfigError listing every problem in it, and for `tiny` without such a mapping."""
+    values = read_yaml(path)
+    changes = values.pop(TINY, None)
+    if changes is None:
+        if tiny:
+            raise ConfigError(f"{path}: --tiny changes what the key tiny says, and the file has no such key")
+    else:
+        small = with_tiny(values, changes, str(path))
+        parse(small, f"{path} with --tiny", environment=False)  # wrong in the file is wrong, used or not
+        values = small if tiny else values
+    return parse(apply_overrides(values, overrides), source=str(path))
 
 
-def parse(values: Mapping[str, Any], source: str = "pipeline") -> Pipeline:
+def with_tiny(values: Mapping[str, Any], changes: Any, source: str = "pipeline") -> dict[str, Any]:
+    """The pipeline mapping with what `tiny` changes. A mapping is changed key by key, but replaced where it gives
+    another `kind`; a new stage stands before the first that names it, else at the end.
+
+    Raises ConfigError for a stage that is not there and has no kind. Unknown keys are found by `parse`.
+    """
+    if not isinstance(changes, Mapping):
+        raise ConfigError(f"{source}: tiny: expected a mapping of stage names to what changes in them; got {changes!r}")
+    stages = [name for name, body in values.items() if isinstance(body, Mapping) and "kind" in body]
+    unknown = [
+        f"  tiny.{name}: no stage of this name, and no kind to make one{nearest(name, stages)}"
+        for name, body in changes.items()
+        if name not in (*stages, *RESERVED) and not (isinstance(body, Mapping) and "kind" in body)
+    ]
+    if unknown:
+        raise ConfigError(f"{source}: {len(unknown)} problem{'s' * (len(unknown) > 1)}\n" + "\n".join(unknown))
+    changed = dict(_merged(values, {name: body for name, body in changes.items() if name in values}))
+    if "out" not in changes and changed.get("out"):
+        changed["out"] = f"{str(changed['out']).rstrip('/')}_tiny"
+    for name, body in changes.items():
+        if name not in values:
+            places = list(changed)
+            readers = [place for place in places if place not in RESERVED and name in _texts_in(changed[place])]
+            at = places.index(readers[0]) if readers else len(places)
+            changed = dict([*list(changed.items())[:at], (name, body), *list(changed.items())[at:]])
+    return changed
+
+
+def _merged(value: Any, change: Any) -> Any:
+    if not isinstance(value, Mapping) or not isinstance(change, Mapping):
+        return change
+    if "kind" in change and change["kind"] != value.get("kind"):
+        return change
+    return {**value, **{key: _merged(value.get(key), inner) for key, inner in change.items()}}
+
+
+def _texts_in(value: Any) -> set[str]:
+    """Every text at any depth of the values."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        return {text for inner in value for text in _texts_in(inner)}
+    return {value} if isinstance(value, str) else set()
+
+
+def parse(values: Mapping[str, Any], source: str = "pipeline", environment: bool = True) -> Pipeline:
+    """Check a pipeline's mapping. environment: whether a `${VARIABLE}` must be set; else it may stay as it is.
+
+    Raises ConfigError listing every problem.
+    """
     problems: list[str] = []
-    values = _expand_environment(values, "", problems)
+    values = _expand_environment(values, "", problems if environment else [])
     known = kinds()
     stages: dict[str, Any] = {}
     near = [*RESERVED, *(name for name, body in values.items() if isinstance(body, dict) and "kind" in body)]
@@ -375,7 +443,7 @@ class _Run:
         models: dict[str, str] = {}
         for reference in dict.fromkeys((*step.model_inputs, *step.stage_inputs)):
             if reference in self.finished:
-                if self.finished[reference].kind == "train":
+                if self.finished[reference].kind in ("train", "tiny_model"):
                     models[reference] = local_export(self.finished[reference])
                 continue
             from patentft.models.load import fingerprint, resolve
@@ -413,7 +481,7 @@ def summary(manifest: store.Manifest) -> str:
 
 
 def local_export(folder: store.StageFolder) -> str:
-    """A train stage's exported model as a local folder, its files' checksums verified."""
+    """A train (or tiny_model) stage's exported model as a local folder, its files' checksums verified."""
     assert folder.manifest is not None
     exported = [entry.path for entry in folder.manifest.files if entry.path.startswith("export/")]
     if not exported:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
@@ -84,12 +84,20 @@ class QaConfig(Config):
     """Rows of context, question, answer and negatives: tables qa and preferences."""
     labels: LabelSource | None = None
     """Rows of technique, patent and yes or no: table labelled_pairs. May be the same file as the questions."""
+    side: Literal["train", "valid"] | None = None
+    """Of the questions keep this side only, so that two stages on the same files share none. Unset: keep all."""
+    valid_fraction: float = Field(default=0.1, gt=0.0, lt=1.0)
+    """With `side`: the share of valid, by a hash of context and question."""
     max_characters: int | None = Field(default=100_000, ge=1)
     """A row with a longer text goes to quarantine; null: no limit."""
     rows_per_part: int = Field(default=50_000, ge=1)
 
     @model_validator(mode="after")
     def _something(self) -> QaConfig:
+        if self.side is None and "valid_fraction" in self.model_fields_set:
+            raise ValueError("valid_fraction is for a side: set side to train or valid")
+        if self.side is not None and self.questions is None:
+            raise ValueError("side is for questions: set questions, or leave it out")
         if self.questions is None and self.labels is None:
             raise ValueError("neither questions nor labels is set")
         return self
@@ -135,10 +143,12 @@ def run_qa(config: QaConfig, context: Context) -> dict[str, Any]:
     """
     rejected = Rejected()
     tallies: dict[str, Tally] = {}
+    other_side: dict[str, int] = {}
     if config.questions:
         questions = _Questions(config, config.questions, context.folder, rejected)
         tallies |= {"questions": questions.tally, "negatives": questions.negative_tally}
         questions.run()
+        other_side = {"other_side": questions.other_side} if config.side else {}
         _require_some("questions", config.questions, questions.tally)
     if config.labels:
         tallies["labels"] = _labels(config, config.labels, context.folder, rejected)
@@ -149,7 +159,7 @@ def run_qa(config: QaConfig, context: Context) -> dict[str, Any]:
     if rejected.rows:
         kinds = {name: tally.reasons for name, tally in tallies.items() if tally.quarantined}
         context.progress.warn(f"{len(rejected.rows)} rows are in {context.folder.location / 'quarantine'}: {kinds}")
-    return {name: asdict(tally) for name, tally in tallies.items()}
+    return {name: asdict(tally) for name, tally in tallies.items()} | other_side
 
 
 def _require_some(name: str, source: _Source, tally: Tally) -> None:
@@ -165,11 +175,15 @@ class _Questions:
         self.qa = _Writer(folder, "qa", config.rows_per_part)
         self.preferences = _Writer(folder, "preferences", config.rows_per_part)
         self.tally, self.negative_tally = Tally(), Tally()
+        self.other_side = 0  # rows that the other side's stage keeps
         self.said: dict[str, bytes] = {}  # id -> digest of context, question and answer
         self.paired: set[bytes] = set()  # digests of (id, negative)
 
     def run(self) -> None:
         for item in _rows(self.source, QUESTION_COLUMNS, self.source.negatives, self.config.max_characters):
+            if not isinstance(item, BadRow) and not self._on_side(item[1]):
+                self.other_side += 1
+                continue
             self.tally.read += 1
             if isinstance(item, BadRow):
                 self.rejected.add("qa", item, self.tally)
@@ -177,6 +191,10 @@ class _Questions:
                 self._add(*item)
         self.qa.close()
         self.preferences.close()
+
+    def _on_side(self, row: dict[str, Any]) -> bool:
+        draw = int.from_bytes(_digest(row["context"], row["question"])[:8], "big") / 2.0**64
+        return self.config.side in (None, "valid" if draw < self.config.valid_fraction else "train")
 
     def _add(self, raw: RawRow, row: dict[str, Any]) -> None:
         said = _digest(row["context"], row["question"], row["answer"])

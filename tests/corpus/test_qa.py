@@ -237,3 +237,31 @@ def test_every_triplet_is_there_once(tmp_path_factory: pytest.TempPathFactory, r
     assert len(found) == len(triplets)
     assert set(found) == triplets
     assert counts(stage, "questions")[0] == len(rows)
+
+
+def test_sides_share_no_question(tmp_path: Path) -> None:
+    """A question with its context is on one side, whatever its answers; negatives go with it."""
+    rows = [
+        {"context": None, "question": f"Q{n // 2}", "answer": f"A{n}", "negative": "no"} for n in range(400)
+    ]  # two answers to each question
+    files = jsonl(tmp_path / "rows.jsonl", rows)
+    source = {"questions": {"files": files, "negatives": ["negative"]}}
+    stages = {
+        side: run(QA, tmp_path / side, {**source, "side": side, "valid_fraction": 0.25}) for side in ("train", "valid")
+    }
+    asked = {side: set(stage.read("qa")["question"].to_pylist()) for side, stage in stages.items()}
+    assert not asked["train"] & asked["valid"]
+    assert len(asked["train"] | asked["valid"]) == 200
+    assert 30 <= len(asked["valid"]) <= 70
+    preferred = set(stages["valid"].read("preferences")["question"].to_pylist())
+    assert preferred == asked["valid"]
+    assert stages["valid"].manifest is not None
+    kept = counts(stages["valid"], "questions")[1]
+    assert stages["valid"].manifest.counts["other_side"] == 400 - kept
+
+
+def test_a_side_needs_questions() -> None:
+    with pytest.raises(ConfigError, match="valid_fraction is for a side"):
+        build(QA.config, {"questions": {"files": "q.jsonl"}, "valid_fraction": 0.5})
+    with pytest.raises(ConfigError, match="side is for questions"):
+        build(QA.config, {"labels": {"files": "l.csv"}, "side": "train"})

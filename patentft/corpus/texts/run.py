@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from patentft import schema
 from patentft.cluster import map_parts, share_cpus
 from patentft.config import ConfigError
+from patentft.corpus.lookup import roles_of
 from patentft.corpus.read import RawRow, columns_of, list_files
 from patentft.corpus.texts import divide, duplicates, labels, pack
 from patentft.corpus.texts.divide import DUPLICATE, SIDES, UNUSED, DivideConfig
@@ -42,7 +43,9 @@ from patentft.corpus.texts.source import (
     COLUMNS,
     BlockReader,
     TextsConfig,
+    as_texts,
     check_columns,
+    match_texts,
     quarantine_of_duplicates,
 )
 from patentft.location import Location
@@ -58,7 +61,7 @@ def run_texts(config: TextsConfig, context: Context) -> dict[str, Any]:
     """
     folder = context.folder
     if config.data:
-        source, blocks = config.data, _blocks_of_stage(context.input(config.data), config.rows_per_part)
+        source, blocks = config.data, _blocks_of_stage(context.input(config.data), config.table, config.rows_per_part)
     else:
         assert config.files is not None
         source, blocks = config.files, _blocks_of_files(config, list_files(config.files))
@@ -107,14 +110,21 @@ def _blocks_of_files(config: TextsConfig, files: Sequence[Location]) -> Iterator
         yield from blocks_of(file, config.rows_per_part, config.delimiter, wanted, config)
 
 
-def _blocks_of_stage(stage: StageFolder, rows_per_block: int) -> Iterator[Block]:
+def _blocks_of_stage(stage: StageFolder, table: str, rows_per_block: int) -> Iterator[Block]:
     """A part's rows in blocks; their file is the part, so that a quarantined row can be found again."""
-    for entry in stage.parts("texts"):
+    titles = [_titles(stage, noun) for noun in ("technique", "patent")] if table == "matches" else []
+    for entry in stage.parts(table):
         file = str(stage.location / entry.path)
-        rows = stage.read_part(entry, COLUMNS).to_pylist()
+        part = stage.read_part(entry)
+        rows = match_texts(part, *titles) if titles else as_texts(table, part)
         for first in range(0, len(rows), rows_per_block):
             several = [RawRow(file, first + n, row) for n, row in enumerate(rows[first : first + rows_per_block])]
             yield Block(file, "parquet", first, len(several), several)
+
+
+def _titles(stage: StageFolder, noun: str) -> dict[str, str]:
+    columns = stage.read(f"{noun}s", [f"{noun}_id", "title"])
+    return dict(zip(*(column.to_pylist() for column in columns.columns), strict=True))
 
 
 def _counts_file(index: int) -> str:
@@ -317,7 +327,11 @@ def run_divide(config: DivideConfig, context: Context) -> dict[str, Any]:
     keys = divide.hashes(owners.dictionary.to_pylist(), config.seed)[owners.indices.to_numpy()]
     pairs, grouped, dropped = _near_duplicates(config, context, ids)
     unit = divide.units(owners.indices.to_numpy().astype(np.int64), pairs)
-    if config.test_from and config.valid_from:
+    if config.split:
+        split = context.input(config.split)
+        roles = roles_of(split, "patent_roles") | roles_of(split, "technique_roles")
+        side = divide.by_split(ids.to_pylist(), table["patent_id"].to_pylist(), roles, config.split)
+    elif config.test_from and config.valid_from:
         day = pc.fill_null(pc.cast(table["date"], pa.int32()).cast(pa.int64()), np.iinfo(np.int64).min)
         side = divide.by_date(unit, day.to_numpy(), config.valid_from, config.test_from)
     else:
@@ -328,10 +342,10 @@ def run_divide(config: DivideConfig, context: Context) -> dict[str, Any]:
         own = divide.hashes(ids.to_pylist(), config.seed + 1)
         side[~divide.balanced(side, green, own, config.balance)] = -1
     names = np.asarray([*SIDES, UNUSED, DUPLICATE], dtype=object)
-    roles = names[np.where(dropped, 4, np.where(side < 0, 3, side))]
+    given = names[np.where(dropped, 4, np.where(side < 0, 3, side))]
     first = 0
     for index, part in enumerate(parts):
-        rows = {"id": part["text_id"], "role": pa.array(roles[first : first + part.num_rows], pa.string())}
+        rows = {"id": part["text_id"], "role": pa.array(given[first : first + part.num_rows], pa.string())}
         folder.write_part("text_roles", index, pa.table(rows, schema=schema.ROLES))
         first += part.num_rows
     counts = divide.counts_of(side, green, grouped, dropped)

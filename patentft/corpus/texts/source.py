@@ -9,7 +9,7 @@ import datetime
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from patentft.corpus.clean import CleanConfig, cleaner
 from patentft.corpus.language import detector
 from patentft.corpus.read import BadRow, RawRow, printable, undecodable
 from patentft.corpus.stream import Reading
+from patentft.corpus.text import patent_text, technique_text
 from patentft.corpus.texts.records import Block, rows_of_block
 from patentft.stage import FileRef, StageRef
 
@@ -38,7 +39,12 @@ class TextsConfig(Reading):
     files: FileRef | None = None
     """A file, a folder or a glob: Parquet, JSONL, CSV, TSV or XML, packed or not; a local path or an fsspec URL."""
     data: StageRef | None = None
-    """Instead of `files`: a join stage, whose texts are checked and cleaned as raw ones are."""
+    """Instead of `files`: a stage with a table of texts (join, views, bref, corpus, synth), which are checked and
+    cleaned as raw ones are."""
+    table: Literal["texts", "views", "sections", "techniques", "patents", "matches"] = "texts"
+    """With `data`: which of its tables. views, sections: the document stands for the family, so that a divide stage
+    keeps it on one side. techniques: title and text. patents: title and abstract, with their codes. matches: the titles
+    of a technique and of a patent that is known to help with it, as one text."""
     columns: dict[str, str] = Field(default={})
     """Our column (text_id, patent_id, family_id, text, date, codes) -> the file's, for those whose names differ."""
     indicator_columns: str | None = None
@@ -70,9 +76,11 @@ class TextsConfig(Reading):
     @model_validator(mode="after")
     def _one_source(self) -> TextsConfig:
         if (self.files is None) == (self.data is None):
-            raise ValueError("set files (raw files) or data (a join stage): one of the two")
+            raise ValueError("set files (raw files) or data (a stage with texts): one of the two")
         if self.data and (self.columns or self.indicator_columns):
             raise ValueError("columns and indicator_columns are for files: a stage's columns have our names")
+        if self.files and self.table != "texts":
+            raise ValueError(f"table: {self.table} is for data (a stage); leave it out for files")
         return self
 
     @field_validator("columns")
@@ -91,6 +99,43 @@ class TextsConfig(Reading):
         except re.error as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
         return pattern
+
+
+def as_texts(table: str, rows: pa.Table) -> list[dict[str, Any]]:
+    """Rows of a stage's table as rows of TEXTS, before cleaning. What is not there is null; a section without words of
+    its own is left out."""
+    if table == "texts":
+        return rows.select(COLUMNS).to_pylist()
+    count = rows.num_rows
+    id_column = {"views": "text_id", "sections": "section_id", "techniques": "technique_id", "patents": "patent_id"}
+    found: dict[str, list[Any]] = {name: [None] * count for name in COLUMNS}
+    found["text_id"] = rows[id_column[table]].to_pylist()
+    if table == "patents":
+        found |= {"patent_id": found["text_id"], "codes": rows["codes"].to_pylist()}
+        found["text"] = patent_text(rows, ["title", "abstract"])
+    elif table == "techniques":
+        found["text"] = technique_text(rows)
+    else:
+        found["family_id"] = rows["document"].to_pylist()
+        found["text"] = rows["text"].to_pylist() if table == "views" else technique_text(rows)
+    columns = zip(*found.values(), strict=True)
+    listed = [dict(zip(found, values, strict=True)) for values in columns]
+    if table != "sections":
+        return listed
+    return [row for row, own in zip(listed, rows["text"].to_pylist(), strict=True) if own]
+
+
+def match_texts(matches: pa.Table, techniques: Mapping[str, str], patents: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of MATCHES as `as_texts`. techniques, patents: id -> title."""
+    return [
+        dict.fromkeys(COLUMNS)
+        | {
+            "text_id": f"{row['technique_id']}>{row['patent_id']}",
+            "patent_id": row["patent_id"],
+            "text": f"Technique: {techniques[row['technique_id']]}\n\nPatent: {patents[row['patent_id']]}",
+        }
+        for row in matches.to_pylist()
+    ]
 
 
 class _Bad(Exception):
