@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "ray_jobs" / "configs" / "train"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-WITHOUT_DATA = ("bref_instruct", "miniature")
+WITHOUT_DATA = ("bref_instruct", "distill")
 """Recipes whose tiny run makes its texts itself."""
 
 
@@ -39,7 +39,7 @@ def test_is_valid(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "miniature"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_runs(recipe: str, ray_cluster: None, tmp_path: Path, request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     root = "/nowhere" if recipe in WITHOUT_DATA else str(request.getfixturevalue("data_root"))
     monkeypatch.setenv("PATENTFT_DATA", root)
@@ -96,60 +96,3 @@ def test_green_qlora_trains_as_many_weights_as_it_says(monkeypatch: pytest.Monke
     assert sum(size for name, size in sizes.items() if "lora_" in name) == 41_943_040
     assert sum(size for name, size in sizes.items() if "lora_" not in name) == 2 * 4096
     assert 7.0e9 < sum(parameter.numel() for parameter in adapted.parameters()) < 7.5e9
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_miniature(ray_cluster: None, tmp_path: Path) -> None:
-    """Held-out sections are less surprising after the first stage; after the second, on a 4-bit base, patents of
-    techniques that were never read are told apart, and before it they are not."""
-    folders = pipeline.run(
-        pipeline.load(FOLDER / "miniature.yaml", [f"out={tmp_path}"]), Progress(quiet=True)
-    )
-    before, after = (_perplexity(folders, name) for name in ("start", "domain"))
-    untrained, trained = _auc(folders, trained=False), _auc(folders, trained=True)
-    print(f"perplexity {before:.2f} -> {after:.2f}, AUC {untrained:.3f} -> {trained:.3f}")
-    assert after < 0.5 * before
-    assert 0.4 < untrained < 0.6
-    assert trained >= 0.85
-
-
-def _perplexity(folders: dict[str, Any], name: str) -> float:
-    """Of the held-out sections, under the export of a stage."""
-    import transformers
-
-    model = transformers.AutoModelForCausalLM.from_pretrained(Path(folders[name].location.path) / "export")
-    total = count = 0.0
-    for row in folders["section_packed-valid"].read("packed").to_pylist():
-        ids, segments = torch.tensor(row["input_ids"]), torch.tensor(row["segment_ids"])
-        for number in range(1, int(segments.max()) + 1):
-            text = ids[segments == number]
-            if len(text) > 1:
-                with torch.inference_mode():
-                    scores = model(input_ids=text[None]).logits[0, :-1].log_softmax(-1)
-                total -= float(scores.gather(1, text[1:, None]).sum())
-                count += len(text) - 1
-    return math.exp(total / count)
-
-
-def _auc(folders: dict[str, Any], trained: bool) -> float:
-    """Of the log-odds of the valid pairs, under the model that the second stage starts from, or its best."""
-    if trained:
-        return max(row["auc"] for row in folders["instruct"].manifest.counts["history"])
-    from patentft.objectives import instruct
-    from patentft.objectives.encoded import Encoded, SpecialTokens
-    from patentft.train import worker
-
-    stage = folders["instruct"]
-    loaded = pipeline.load(FOLDER / "miniature.yaml")
-    config = next(step.config for step in loaded.steps if step.name == "instruct")
-    assert isinstance(config, TrainConfig)
-    assert isinstance(config.objective, instruct.InstructConfig)
-    module = worker.build(config, str(Path(folders["domain"].location.path) / "export")).eval()
-    valid = Encoded.from_bytes((stage.location / "encoded/valid.safetensors").read_bytes())
-    units = instruct.units(valid, config.objective, 0, 0)
-    parts = [
-        instruct.predict(module, instruct.collate(valid, units[first : first + 32], SpecialTokens()), config.objective)
-        for first in range(0, len(units), 32)
-    ]
-    return instruct.metrics(parts, config.objective)["auc"]

@@ -10,6 +10,7 @@ import pytest
 
 from patentft.models.adapters.table import ADAPTERS
 from patentft.objectives.table import OBJECTIVES
+from patentft.train.check import matrix
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "training.md").read_text()
@@ -35,4 +36,8 @@ def test_names_what_there_is() -> None:
         assert f"`{name}`" in PAGE, name
     for path in (REPOSITORY / "ray_jobs" / "configs" / "train").glob("*.yaml"):
         assert f"`{path.name}`" in PAGE, path.name
-    assert PAGE.count("<!-- matrix -->") == 1
+
+
+def test_the_table_is_the_one_that_is_checked() -> None:
+    table = PAGE.split("<!-- matrix -->\n")[1].split("<!-- end of the matrix -->")[0]
+    assert table.strip() == matrix().strip(), "put in what `patentft train --matrix` prints"
