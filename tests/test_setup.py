@@ -85,6 +85,10 @@ def test_installed_packages_are_the_pinned_ones():
     assert not wrong, "run `make install-test`, or renew constraints.txt:\n" + "\n".join(wrong)
 
 
+ELSEWHERE = ("patentft", "_claims", "vllm", "mlflow", "wandb")
+"""Modules that need not be installed: vllm comes with ray[llm], mlflow and wandb with patentft[track]."""
+
+
 @pytest.mark.parametrize("folder", ["patentft", "ray_jobs", "benchmarks"])
 def test_every_import_is_declared(folder):
     """Nothing is imported that only happens to be installed because something else needs it."""
@@ -100,7 +104,7 @@ def test_every_import_is_declared(folder):
             else:
                 continue
             for module in {module.partition(".")[0] for module in modules}:
-                if module in sys.stdlib_module_names or module in ("patentft", "_claims", "vllm"):  # vllm: ray[llm]
+                if module in sys.stdlib_module_names or module in ELSEWHERE:
                     continue
                 if not {canonicalize_name(name) for name in provided.get(module, [])} & declared:
                     undeclared.append(f"{path.relative_to(ROOT)}:{node.lineno}: {module}")

@@ -77,6 +77,7 @@ def metrics_of(stage: StageFolder) -> dict[str, Any]:
     return json.loads(stage.read_file("metrics.json"))
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_the_page(ray_cluster, taught, tmp_path, monkeypatch):
     """Every question has the same answer: who was taught it knows it, who was not does not."""
     monkeypatch.chdir(tmp_path)
@@ -152,6 +153,7 @@ def test_a_killed_worker(ray_cluster, taught, tmp_path, monkeypatch):
     assert found.equals(wanted)
 
 
+@pytest.mark.slow
 def test_a_killed_driver(ray_cluster, taught, tmp_path):
     pipeline.run(pipeline.parse(small(tmp_path, "whole", taught)), QUIET)
     values = small(tmp_path, "cut", taught)

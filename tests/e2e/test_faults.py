@@ -220,7 +220,7 @@ DRIVER = """
 DRIVER_PLACES = ("between stages", "inside scoring", "in the middle of a write", "inside training")
 
 
-@pytest.mark.parametrize("place", sample(DRIVER_PLACES, "in the middle of a write", "inside training"))
+@pytest.mark.parametrize("place", sample(DRIVER_PLACES, "in the middle of a write"))
 def test_a_killed_driver(whole, tmp_path, place):
     out = tmp_path / "run"
     keep = (*BEFORE_TRAINING, "scorer") if "scoring" in place or "write" in place else BEFORE_TRAINING

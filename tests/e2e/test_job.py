@@ -78,6 +78,7 @@ def submit(address: str, environment: dict[str, str], *arguments: str) -> subpro
     return subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_submitted_job_gives_the_rows_of_the_local_run(whole, head, tmp_path):
     address, environment = head
     out = tmp_path / "run"

@@ -81,6 +81,7 @@ def small(out: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_demo_line_with_overrides_and_again(tmp_path):
     (line,) = [line for line in commands() if line.startswith("patentft run ray_jobs/configs/demo.yaml")]

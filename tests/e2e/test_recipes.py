@@ -46,12 +46,6 @@ def test_runs(recipe: str, ray_cluster: None, tmp_path: Path, request: Any, monk
     _run(recipe, tmp_path)
 
 
-@pytest.mark.ray
-def test_bref_instruct_runs(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATENTFT_DATA", "/nowhere")
-    _run("bref_instruct", tmp_path)
-
-
 def _run(recipe: str, out: Path) -> None:
     """Every train stage's loss fell, and its export loads and gives numbers."""
     import transformers

@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY
 PAGE = (REPOSITORY / "docs" / "training.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_first_pipeline(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the lines of Python after it."""
