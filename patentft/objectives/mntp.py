@@ -8,7 +8,7 @@ at i - 1, which is where a decoder has learned to predict it. So the first token
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy.typing as npt
 import torch
@@ -22,7 +22,11 @@ from patentft.models.bidirectional import make_bidirectional
 from patentft.models.export import Card
 from patentft.objectives import masking, packed
 from patentft.objectives.encoded import SpecialTokens, Unit
+from patentft.objectives.masked import backbone, metrics, parameter_groups, units, weight
 from patentft.objectives.packed import IGNORED, LanguageModel, Rows
+
+# what `masked` does alike: the model and where a label stands are this objective's own
+__all__ = ["MntpConfig", "backbone", "metrics", "parameter_groups", "units", "weight"]
 
 INPUTS = ("packed",)
 MODELS = "decoder"
@@ -61,10 +65,6 @@ def task(model: nn.Module, config: MntpConfig) -> Task:
     return Task("causal_lm")
 
 
-def units(rows: Rows, config: MntpConfig, epoch: int, seed: int) -> packed.Units:
-    return packed.units(rows, config.layout, (seed, epoch))
-
-
 def collate(rows: Rows, chosen: Sequence[Unit], tokens: SpecialTokens) -> dict[str, torch.Tensor]:
     """As `masked.collate`; the first token of a text is no candidate."""
     ids, segments = packed.stack(rows, chosen, tokens)
@@ -81,23 +81,8 @@ def masked(batch: Mapping[str, torch.Tensor], config: MntpConfig) -> dict[str, t
     return {**batch, "input_ids": torch.where(there, batch["becomes"], ids), "labels": labels}
 
 
-def weight(batch: Mapping[str, torch.Tensor], config: MntpConfig) -> float:
-    """A masked token counts 1."""
-    return float(masking.masked(batch, config.share).sum())
-
-
 def wrap(backbone: nn.Module, config: MntpConfig) -> nn.Module:
     return LanguageModel(backbone, causal=False, decoder=True, labelled_only=True)
-
-
-def backbone(module: nn.Module) -> nn.Module:
-    """The transformers (or PEFT) model inside."""
-    assert isinstance(module, LanguageModel)
-    return module.model
-
-
-def parameter_groups(module: nn.Module, lr: float, weight_decay: float, config: MntpConfig) -> list[dict[str, Any]]:
-    return packed.parameter_groups(module, lr, weight_decay)
 
 
 def loss(
@@ -111,10 +96,6 @@ def loss(
 @torch.inference_mode()
 def predict(module: nn.Module, batch: Mapping[str, torch.Tensor], config: MntpConfig) -> dict[str, npt.NDArray]:
     return packed.predicted(module, masked(batch, config))
-
-
-def metrics(parts: Sequence[Mapping[str, npt.NDArray]], config: MntpConfig) -> dict[str, float]:
-    return packed.metrics(parts)
 
 
 def card(module: nn.Module, config: MntpConfig) -> Card:

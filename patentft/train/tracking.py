@@ -88,7 +88,7 @@ class TensorBoard:
 
 
 class Mlflow:
-    """MLflow, at MLFLOW_TRACKING_URI or in <stage>/mlruns."""
+    """MLflow, at MLFLOW_TRACKING_URI or in <stage>/mlflow.db."""
 
     def __init__(self, stage: Location, run_name: str, config: Mapping[str, Any]) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,12 +33,18 @@ class Ddp:
     any_world_size = True
 
     def __init__(
-        self, module: nn.Module, groups: list[dict[str, Any]], config: OptimizerConfig, place: Place, precision: str
+        self,
+        config: DdpConfig,
+        module: nn.Module,
+        groups: list[dict[str, Any]],
+        settings: OptimizerConfig,
+        place: Place,
+        precision: str,
     ) -> None:
         self.module, self.place, self.precision = module.to(place.device), place, precision
-        self.optimizer = optimizers.make(config, groups)
+        self.optimizer = optimizers.make(settings, groups)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.clip_norm = config.clip_norm
+        self.clip_norm = settings.clip_norm
         self.model: nn.Module = self.module
         self.scored = self.module
         if place.world_size > 1:
@@ -47,11 +53,8 @@ class Ddp:
                 self.module, device_ids=ids, find_unused_parameters=False, forward_sync_buffers=False
             )
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[Any]:
-        return self._around(last)
-
     @contextmanager
-    def _around(self, last: bool) -> Iterator[None]:
+    def micro_batch(self, last: bool) -> Iterator[None]:
         with ExitStack() as stack:
             if self.precision == "bf16":
                 stack.enter_context(torch.autocast(self.place.device.type, torch.bfloat16))
@@ -84,14 +87,3 @@ class Ddp:
         load_trainable_state(self.module, load_file(folder / "state.safetensors"))
         numbers = json.loads((folder / "optimizer.json").read_text())
         optimizers.put_back(self.optimizer, load_file(folder / "optimizer.safetensors"), numbers)
-
-
-def wrap(
-    config: DdpConfig,
-    module: nn.Module,
-    groups: list[dict[str, Any]],
-    optimizer: OptimizerConfig,
-    place: Place,
-    precision: str,
-) -> Ddp:
-    return Ddp(module, groups, optimizer, place, precision)

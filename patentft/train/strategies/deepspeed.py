@@ -112,14 +112,3 @@ class Deepspeed:
         found, _ = self.engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
         if found is None:  # it only warns
             raise ConfigError(f"checkpoint {folder} holds no files of DeepSpeed: begin anew with --redo")
-
-
-def wrap(
-    config: DeepspeedConfig,
-    module: nn.Module,
-    groups: list[dict[str, Any]],
-    optimizer: OptimizerConfig,
-    place: Place,
-    precision: str,
-) -> Deepspeed:
-    return Deepspeed(config, module, groups, optimizer, place, precision)

@@ -154,14 +154,3 @@ def _whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.to_local() if hasattr(tensor, "to_local") else tensor).detach().cpu().contiguous().clone()  # type: ignore[operator]
-
-
-def wrap(
-    config: FsdpConfig,
-    module: nn.Module,
-    groups: list[dict[str, Any]],
-    optimizer: OptimizerConfig,
-    place: Place,
-    precision: str,
-) -> Fsdp:
-    return Fsdp(config, module, groups, optimizer, place, precision)

@@ -1,8 +1,8 @@
 """How one model is trained by several processes: the strategies by name.
 
-A strategy is a module with a Config and `wrap(config, module, groups, optimizer, place, precision) -> Strategy`. It
-averages gradients over the ranks, so the loop scales each loss by world_size. It owns the optimizer, because sharding
-decides what the optimizer sees.
+A strategy is a file with a Config and a class, made of (config, module, groups, optimizer's config, place, precision).
+It averages gradients over the ranks, so the loop scales each loss by world_size. It owns the optimizer, because
+sharding decides what the optimizer sees.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Strategy(Protocol):
         ...
 
 
-STRATEGIES: dict[str, Any] = {"ddp": ddp, "fsdp": fsdp, "deepspeed": deepspeed}
+STRATEGIES: dict[str, Any] = {"ddp": ddp.Ddp, "fsdp": fsdp.Fsdp, "deepspeed": deepspeed.Deepspeed}
 
 StrategyConfig = Annotated[ddp.DdpConfig | fsdp.FsdpConfig | deepspeed.DeepspeedConfig, Field(discriminator="kind")]
 
@@ -82,4 +82,4 @@ def wrap(
     precision: str,
 ) -> Strategy:
     """The strategy around `module`, whose parameter groups carry their own lr and weight_decay."""
-    return STRATEGIES[config.kind].wrap(config, module, groups, optimizer, place, precision)
+    return STRATEGIES[config.kind](config, module, groups, optimizer, place, precision)
