@@ -55,7 +55,7 @@ bench: install-test
 versions: install-test
 	@$(BIN)/python -c 'import platform; print("python", platform.python_version(), platform.platform())'
 	@$(BIN)/python -m pip freeze --exclude-editable | grep -iE '^(torch|ray|transformers|peft|deepspeed|bitsandbytes|faiss-cpu|numpy)=='
-	@c++ --version | head -n 1
+	@c++ --version | sed -n 1p
 
 install-demo: $(VENV)/.installed-demo
 install-test: $(VENV)/.installed-test
