@@ -191,8 +191,12 @@ def map_parts(
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _PartActor,
         batch_size=1,
+        # all are asked for at once: grown from one, the others would start only when the first is seen to be busy
         compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=min(workers, len(items)), max_tasks_in_flight_per_actor=2
+            min_size=1,
+            initial_size=min(workers, len(items)),
+            max_size=min(workers, len(items)),
+            max_tasks_in_flight_per_actor=2,
         ),
         fn_constructor_kwargs={"worker": worker, "arguments": dict(arguments)},
         num_cpus=cpus,
