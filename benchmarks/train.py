@@ -195,7 +195,7 @@ def peer(folder: Path, steps: int, rank: int, world: int, kind: str) -> list[flo
         Trainer(lora_model(folder), TrainingArguments(**settings), **what).train()
     else:
         from transformers import AutoTokenizer
-        from trl import SFTConfig, SFTTrainer
+        from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
         # its own default saves memory by computing activations again: not what the others do
         settings |= {"gradient_checkpointing": False, "bf16": False, "dataset_kwargs": {"skip_prepare_dataset": True}}

@@ -135,6 +135,32 @@ def estimate(
 
 
 @app.command()
+def query(
+    run: Annotated[str, typer.Argument(help="A run's folder, or that of a finished score stage.")],
+    technique: Annotated[str | None, typer.Option(help="Its best patents are shown; an id.")] = None,
+    patent: Annotated[str | None, typer.Option(help="Its best techniques are shown; an id.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    min_probability: Annotated[float, typer.Option(min=0, max=1, help="Only pairs that are at least so likely.")] = 0.0,
+    stage: Annotated[str | None, typer.Option(help="Which score stage of the run, where it has several.")] = None,
+    format: Annotated[str, typer.Option(help="table, csv or json.")] = "table",
+) -> None:
+    """The best patents of a technique, or the best techniques of a patent, out of a finished run."""
+    from patentft.config import ConfigError
+    from patentft.scoring import query
+
+    if (technique is None) == (patent is None):
+        raise ConfigError("patentft query: give --technique ID or --patent ID, one of them")
+    if format not in query.FORMATS:
+        raise ConfigError(f"patentft query: --format {format!r} is not one of {', '.join(query.FORMATS)}")
+    with query.open_scores(run, stage) as scores:
+        if technique is not None:
+            found = scores.patents(technique, top, min_probability)
+        else:
+            found = scores.techniques(patent or "", top, min_probability)
+    query.FORMATS[format](found, sys.stdout)
+
+
+@app.command()
 def synth(
     out: Annotated[str, typer.Argument(help="Folder for the tables; finished parts in it are kept.")],
     patents: Annotated[int, typer.Option(help="How many patents.")] = 2000,

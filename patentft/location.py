@@ -54,6 +54,12 @@ class Location:
         return posixpath.basename(self.url)
 
     @property
+    def parent(self) -> Location:
+        above = Location(os.path.dirname(self.url) if self.is_local else posixpath.dirname(self.url))
+        above._filesystem = self._filesystem
+        return above
+
+    @property
     def path(self) -> str:
         """The local path. Raises ConfigError for a remote location: the caller needs a local folder."""
         if not self.is_local:

@@ -20,40 +20,11 @@ from patentft import schema, store
 from patentft.config import Config, ConfigError, content, runtime
 from patentft.location import Location
 from patentft.store import DamagedFile, StageConflict, StageFolder, finished_stage, open_stage, remove_stage
+from tests.conftest import S3_BUCKET
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-BUCKET = "patentft-test"
 CONFIG = {"top_k": 50, "encoder": {"pooling": "mean"}}
 INPUTS = {"corpus": "abc"}
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """A real S3 server on loopback; s3fs finds it the way it finds any other: by AWS_ENDPOINT_URL and the AWS keys."""
-    pytest.importorskip("s3fs", reason="no s3fs: the object store tests need the extra `s3`")
-    server_module = pytest.importorskip("moto.server", reason="no moto: the object store tests need the extra `dev`")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        Location(f"s3://{BUCKET}").filesystem.mkdir(BUCKET)
-        yield f"s3://{BUCKET}"
-    server.stop()
-
-
-@pytest.fixture(params=["local", "s3", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """An empty place for a run, of each kind."""
-    name = uuid.uuid4().hex[:8]
-    if request.param == "local":
-        return Location(tmp_path / name)
-    if request.param == "s3":
-        return Location(f"{request.getfixturevalue('s3_server')}/{name}")
-    return Location(f"memory://runs/{name}")
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -529,7 +500,7 @@ def test_a_writer_killed_in_mid_upload_leaves_no_part_and_the_rerun_completes(
         wait(process)
         process.kill()
         process.wait()
-    pending = place.filesystem.list_multipart_uploads(BUCKET)
+    pending = place.filesystem.list_multipart_uploads(S3_BUCKET)
     assert [upload["Key"] for upload in pending if upload["Key"].endswith("search/export/model.bin")]  # it had begun
     folder = opened(place)
     where = place / "search" / "export" / "model.bin"

@@ -7,15 +7,20 @@ An actor that dies is started again and its shard scored again; a driver that di
 way the same rows come out, since a shard's batches depend on its pairs alone.
 """
 
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions when it is imported: a type checker sees none of them)
+
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import torch
 from pydantic import Field, model_validator
@@ -29,6 +34,7 @@ from patentft.corpus.text import technique_text
 from patentft.models.load import local_folder
 from patentft.scoring import calibrate
 from patentft.scoring.combine import Features, fit_weights, log_odds
+from patentft.scoring.partition import whole_techniques
 from patentft.scoring.plan import shard_bounds, swap_pairs
 from patentft.scoring.scorer import load_scorer
 from patentft.search.lexical import load as load_lexical
@@ -98,10 +104,7 @@ def run(config: ScoreConfig, context: Context) -> dict[str, Any]:
         _score_shards(config, context, candidates, bounds, missing, swaps)
     if not swaps:
         context.folder.write_part("swaps", 0, schema.SWAPS.empty_table())
-    logits = pa.concat_tables(
-        context.folder.read_part(context.folder.entry("logits", index)) for index in range(len(bounds))
-    )
-    return {"pairs_scored": logits.num_rows, "shards": len(bounds), **_finish(config, context, logits)}
+    return {"pairs_scored": candidates.num_rows, "shards": len(bounds), **_finish(config, context, len(bounds))}
 
 
 def _score_shards(
@@ -221,86 +224,103 @@ def _swaps(config: ScoreConfig, context: Context, candidates: pa.Table) -> list[
     return [(rows[index], other) for index, other in chosen]
 
 
-def _finish(config: ScoreConfig, context: Context, logits: pa.Table) -> dict[str, Any]:
-    """Weights, calibration, SCORES; what the manifest says of them."""
-    roles = np.array(logits["role"].to_pylist())
-    technique_ids, patent_ids = logits["technique_id"].to_pylist(), logits["patent_id"].to_pylist()
-    matched = set(match_list(context.input(config.data)))
-    labels = np.array([pair in matched for pair in zip(technique_ids, patent_ids, strict=True)])
-    features = {"cross": logits["cross_logit"].to_numpy(), "cosine": logits["cosine"].to_numpy()}
-    if config.lexical is not None:
-        features["lexical"] = _lexical(config, context, technique_ids, patent_ids)
-    fitted = _fitted(config, context, features, np.array(technique_ids), labels, roles == "valid")
-    odds = log_odds(features, fitted["weights"])
+ROWS_PER_PART = 100_000
+"""Of SCORES, at least: a part ends where a technique does."""
+ROWS_PER_GROUP = 10_000
+"""Of SCORES: a reader of one technique skips the other groups by their statistics."""
+
+
+def _finish(config: ScoreConfig, context: Context, num_shards: int) -> dict[str, Any]:
+    """Weights, calibration, SCORES; what the manifest says of them. Memory: the valid side, and a part."""
+    folder = context.folder
+
+    def shards() -> Iterator[pa.Table]:
+        for index in range(num_shards):
+            yield folder.read_part(folder.entry("logits", index))
+
+    features_of = _features(config, context)
+    valid = pa.concat_tables(shard.filter(pc.equal(shard["role"], "valid")) for shard in shards())
+    matched = pa.array([f"{technique}\0{patent}" for technique, patent in match_list(context.input(config.data))])
+    labels = pc.is_in(pc.binary_join_element_wise(valid["technique_id"], valid["patent_id"], "\0"), value_set=matched)
+    techniques = np.array(valid["technique_id"].to_pylist())
+    fitted = _fitted(config, context, features_of(valid), techniques, labels.to_numpy())
+    folder.write_file("calibration.json", json.dumps(fitted, indent=1).encode())
     calibrator = calibrate.Calibrator.from_dict(fitted["calibrator"]) if fitted["calibrator"] else None
-    probability = calibrator.apply(odds).astype(np.float32) if calibrator else None
-    context.folder.write_file("calibration.json", json.dumps(fitted, indent=1).encode())
-    columns = {name: logits[name] for name in ("technique_id", "patent_id", "role", "cosine", "cross_logit")}
-    nulls = pa.nulls(len(odds), pa.float32())
-    columns["lexical"] = pa.array(features["lexical"]) if "lexical" in features else nulls
-    columns["log_odds"] = pa.array(odds)
-    columns["probability"] = nulls if probability is None else pa.array(probability)
-    ordered = {name: columns[name] for name in schema.SCORES.names}
-    context.folder.write_part("scores", 0, pa.table(ordered, schema=schema.SCORES))
+    for index, table in enumerate(whole_techniques(shards(), ROWS_PER_PART)):
+        features = features_of(table)
+        odds = log_odds(features, fitted["weights"])
+        nulls = pa.nulls(len(odds), pa.float32())
+        columns = {
+            **{name: table[name] for name in ("technique_id", "patent_id", "role", "cosine", "cross_logit")},
+            "lexical": pa.array(features["lexical"]) if "lexical" in features else nulls,
+            "log_odds": pa.array(odds),
+            "probability": pa.array(calibrator.apply(odds).astype(np.float32)) if calibrator else nulls,
+        }
+        ordered = {name: columns[name] for name in schema.SCORES.names}
+        folder.write_part("scores", index, pa.table(ordered, schema=schema.SCORES), rows_per_group=ROWS_PER_GROUP)
     return fitted
 
 
-def _lexical(config: ScoreConfig, context: Context, technique_ids: list[str], patent_ids: list[str]) -> np.ndarray:
-    """(pairs,) float32: TF-IDF cosine of the whole section and the patent."""
-    assert config.lexical is not None
-    data = context.input(config.data)
-    patents = patent_texts(data, config.text, patent_ids)
-    table = data.read("techniques")
-    sections = dict(zip(table["technique_id"].to_pylist(), technique_text(table), strict=True))
-    return load_lexical(context.input(config.lexical)).pair_cosines(
-        [sections[identity] for identity in technique_ids], [patents[identity] for identity in patent_ids]
-    )
+def _features(config: ScoreConfig, context: Context) -> Callable[[pa.Table], Features]:
+    """LOGITS -> the parts of the log-odds."""
+    if config.lexical is None:
+        return lambda table: {"cross": table["cross_logit"].to_numpy(), "cosine": table["cosine"].to_numpy()}
+    data, lexical = context.input(config.data), load_lexical(context.input(config.lexical))
+    whole = data.read("techniques")
+    sections = dict(zip(whole["technique_id"].to_pylist(), technique_text(whole), strict=True))
+
+    def read(table: pa.Table) -> Features:
+        patent_ids = table["patent_id"].to_pylist()
+        patents = patent_texts(data, config.text, patent_ids)
+        own_sections = [sections[identity] for identity in table["technique_id"].to_pylist()]
+        cosines = lexical.pair_cosines(own_sections, [patents[identity] for identity in patent_ids])
+        return {"cross": table["cross_logit"].to_numpy(), "cosine": table["cosine"].to_numpy(), "lexical": cosines}
+
+    return read
 
 
 def _fitted(
     config: ScoreConfig,
     context: Context,
-    features: Features,
+    held_out: Features,
     techniques: np.ndarray,
     labels: np.ndarray,
-    valid: np.ndarray,
 ) -> dict[str, Any]:
-    """{weights, calibrator, threshold, ...}: fitted on the valid side, or taken from `config.calibrator`."""
+    """{weights, calibrator, threshold, ...}: fitted on the valid side's pairs, or taken from `config.calibrator`."""
     if config.calibrator is not None:
         return json.loads(context.input(config.calibrator).read_file("calibration.json"))
-    known = int(labels[valid].sum())
+    known = int(labels.sum())
     if (config.weights == "fitted" or config.calibration != "none") and not known:
         raise ConfigError(
             f"stage {context.folder.name}: the candidates of the valid side hold no known match, so nothing "
             f"can be fitted; set calibration: none and weights: trained, or name a finished score stage in "
             f"`calibrator`, or raise top_k"
         )
-    held_out = {name: values[valid] for name, values in features.items()}
     if config.weights == "fitted":
-        weights = fit_weights(held_out, labels[valid], techniques[valid])
+        weights = fit_weights(held_out, labels, techniques)
     else:
         weights = _trained_weights(config, context)
     fitted: dict[str, Any] = {"weights": weights, "calibrator": None, "threshold": None}
     if config.weights == "fitted":  # for the report: what each part adds, every subset fitted in the same way
         fitted["ablation_weights"] = {
-            "+".join(subset): fit_weights({name: held_out[name] for name in subset}, labels[valid], techniques[valid])
-            for size in range(1, len(features))
-            for subset in combinations(features, size)
+            "+".join(subset): fit_weights({name: held_out[name] for name in subset}, labels, techniques)
+            for size in range(1, len(held_out))
+            for subset in combinations(held_out, size)
         }
     if config.calibration == "none":
         return fitted
     odds = log_odds(held_out, weights)
     try:
-        checked = calibrate.cross_fit(config.calibration, odds, labels[valid], techniques[valid], seed=config.seed)
-        calibrator = calibrate.fit(config.calibration, odds, labels[valid])
+        checked = calibrate.cross_fit(config.calibration, odds, labels, techniques, seed=config.seed)
+        calibrator = calibrate.fit(config.calibration, odds, labels)
     except ValueError as error:
         raise ConfigError(f"stage {context.folder.name}: calibration {config.calibration!r}: {error}") from error
-    threshold, f1 = stats.best_f1_threshold(checked.probabilities, labels[valid])
+    threshold, f1 = stats.best_f1_threshold(checked.probabilities, labels)
     return fitted | {
         "calibrator": calibrator.to_dict(),
         "threshold": float(threshold),
         "valid_f1": float(f1),
-        "valid_pairs": int(valid.sum()),
+        "valid_pairs": len(labels),
         "valid_matches": known,
         "calibration_before": dict(checked.before),
         "calibration_after": dict(checked.after),
