@@ -148,8 +148,8 @@ def _print_table(found: pa.Table, stream: TextIO) -> None:
         shown.add_column(column.name, justify="right" if numeric else "left", no_wrap=column.name != "title")
     for row in found.to_pylist():
         shown.add_row(*(_cell(value) for value in row.values()))
-    # not cut to a terminal's width where there is none
-    Console(file=stream, width=None if stream.isatty() else 200, markup=False, highlight=False).print(shown)
+    # no line is broken where there is no terminal
+    Console(file=stream, width=None if stream.isatty() else 1000, markup=False, highlight=False).print(shown)
 
 
 def _cell(value: Any) -> str:

