@@ -18,8 +18,8 @@ from patentft import stats
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-TECHNIQUE_KS = (10, 20, 50, 100, 200)
-PATENT_KS = (1, 5, 10, 20)
+TECHNIQUE_KS = (5, 10, 20, 50, 100, 200)
+PATENT_KS = (1, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
