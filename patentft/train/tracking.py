@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,6 +25,24 @@ class Tracker(Protocol):
     def commit(self) -> None:
         """Just before a checkpoint: what was logged must outlive this process."""
         ...
+
+    def close(self, *, failed: bool) -> None:
+        """Once, at the end: everything that was logged must be shown, and whether the run ended by an error."""
+        ...
+
+
+@contextmanager
+def closing(trackers: Sequence[Tracker]) -> Iterator[None]:
+    """Close them at the end, whatever ends it."""
+    try:
+        yield
+    except BaseException:
+        for tracker in trackers:
+            with suppress(Exception):  # the error that ended the run is the one to be shown
+                tracker.close(failed=True)
+        raise
+    for tracker in trackers:
+        tracker.close(failed=False)
 
 
 class StepsFile:
@@ -45,6 +64,9 @@ class StepsFile:
         if self._lines:
             (self._folder / f"{self._first:09d}.jsonl").commit("".join(f"{line}\n" for line in self._lines).encode())
         self._lines, self._first = [], None
+
+    def close(self, *, failed: bool) -> None:
+        self.commit()  # after an error too: the last steps before it say most
 
 
 def merged_steps(stage: Location) -> bytes:
@@ -86,6 +108,12 @@ class TensorBoard:
             for path in Path(self._scratch.name).iterdir():
                 (self._target / path.name).commit(path.read_bytes())
 
+    def close(self, *, failed: bool) -> None:
+        self._writer.close()
+        if self._scratch is not None:
+            self.commit()
+            self._scratch.cleanup()
+
 
 class Mlflow:
     """MLflow, at MLFLOW_TRACKING_URI or in <stage>/mlflow.db."""
@@ -116,6 +144,9 @@ class Mlflow:
     def commit(self) -> None:
         pass  # each call was sent
 
+    def close(self, *, failed: bool) -> None:
+        self._mlflow.end_run("FAILED" if failed else "FINISHED")
+
 
 class Wandb:
     """Weights & Biases; WANDB_API_KEY and WANDB_MODE are its own. Without a key it is kept offline in the stage."""
@@ -140,6 +171,9 @@ class Wandb:
 
     def commit(self) -> None:
         pass  # its own process sends
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))  # waits until all is sent, or written
 
 
 def trackers(
