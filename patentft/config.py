@@ -99,8 +99,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number, keeps a key `yes` or `no` as it is written, and refuses a key given twice:
-    YAML would keep the last without a word."""
+    """SafeLoader that reads 1e-4 as a number, keeps a key `yes` or `no` as it is written, and refuses a key given
+    twice: YAML would keep the last without a word."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # here, not when the mapping is constructed: by then merge keys (<<) have put inherited keys beside its own
