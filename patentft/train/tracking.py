@@ -95,8 +95,10 @@ class TensorBoard:
         else:  # event files are appended to, which an object store cannot: written here, copied at every checkpoint
             self._scratch = tempfile.TemporaryDirectory()
             folder = self._scratch.name
-        # purge_step: TensorBoard hides what a dead predecessor logged from there on; the first step is 1
-        self._writer = SummaryWriter(folder, purge_step=steps_done + 1 if steps_done else None)
+        # purge_step: TensorBoard hides what a dead predecessor logged from there on; the first step is 1. The suffix: a
+        # file is named by host and second, and one of that name would be overwritten
+        purge_step = steps_done + 1 if steps_done else None
+        self._writer = SummaryWriter(folder, purge_step=purge_step, filename_suffix=f".{steps_done}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -116,7 +118,10 @@ class TensorBoard:
 
 
 class Mlflow:
-    """MLflow, at MLFLOW_TRACKING_URI or in <stage>/mlflow.db."""
+    """MLflow, at MLFLOW_TRACKING_URI or in the folder <stage>/mlruns.
+
+    A folder, though MLflow wants to be asked for one: for a database mlflow-skinny lacks the driver.
+    """
 
     def __init__(self, stage: Location, run_name: str, config: Mapping[str, Any]) -> None:
         try:
@@ -128,7 +133,8 @@ class Mlflow:
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             if not stage.is_local:
                 raise ConfigError("track: mlflow needs MLFLOW_TRACKING_URI when the run is on an object store")
-            mlflow.set_tracking_uri(f"sqlite:///{stage.path}/mlflow.db")
+            os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+            mlflow.set_tracking_uri(Path(stage.path, "mlruns").as_uri())
         self._mlflow = mlflow
         mlflow.set_experiment("patentft")
         found = mlflow.search_runs(filter_string=f"tags.patentft_run = '{run_name}'", output_format="list")
