@@ -229,7 +229,7 @@ class _Uploads:
         copied = threading.Event()
 
         def upload(written: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-            store = ray.train.get_context().get_storage()
+            store: Any = ray.train.get_context().get_storage()
             what = f"cannot write a checkpoint into {store.build_checkpoint_path_from_name(name)}"
             remedy = "free space there (checkpoints_kept: 1 needs least), or mend its rights, and run it again"
             with checkpoint.explained(what, remedy):

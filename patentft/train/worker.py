@@ -294,10 +294,12 @@ def _prepared(config: TrainConfig, objective: Any, module: nn.Module, data: Data
         for batch in _micro_batches(config, objective, side, data.tokens, mine, config.micro_batch_tokens * 2):
             yield {name: tensor.to(place.device) for name, tensor in batch.items()}
 
-    sides = [
-        objective.prepare(module, side, config.objective, batches, lambda parts: _gathered(parts, place))
-        for side in (data.train, data.valid)
-    ]
+    # in the precision of the training: what is compared with the trained model must not differ from it by rounding
+    with torch.autocast(place.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        sides = [
+            objective.prepare(module, side, config.objective, batches, lambda parts: _gathered(parts, place))
+            for side in (data.train, data.valid)
+        ]
     return replace(data, train=sides[0], valid=sides[1])
 
 
