@@ -26,7 +26,7 @@ def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
         fcntl.flock(door, fcntl.LOCK_EX)
         for other in root.iterdir():
             if other.is_dir() and not _is_owned(other):
-                shutil.rmtree(other)
+                shutil.rmtree(other, ignore_errors=True)  # its owner may be about to remove it too
         folder = Path(tempfile.mkdtemp(dir=root))
         lock = (folder / "lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -41,6 +41,6 @@ def _is_owned(folder: Path) -> bool:
     try:
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):  # it is gone by now
         return True
     return False
