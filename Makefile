@@ -23,7 +23,7 @@ help:
 	@echo "make demo        run the whole pipeline on a small corpus (ray_jobs/configs/demo.yaml)"
 	@echo "make test        lint, types, and all tests but the slow ones and those that need a GPU"
 	@echo "make test-slow   the slow tests    make test-gpu   those that need a GPU"
-	@echo "make bench       check the performance claims at a small size"
+	@echo "make bench       check the performance claims at a small size; those of a GPU where there is one"
 	@echo "make lint | types | versions | install-demo | install-test | clean (.venv and caches, never runs/)"
 
 demo: install-demo

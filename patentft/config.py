@@ -99,7 +99,8 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number and refuses a key given twice: YAML would keep the last without a word."""
+    """SafeLoader that reads 1e-4 as a number, keeps a key `yes` or `no` as it is written, and refuses a key given
+    twice: YAML would keep the last without a word."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # here, not when the mapping is constructed: by then merge keys (<<) have put inherited keys beside its own
@@ -110,6 +111,8 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise ConfigError(f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}: key {key!r} given twice")
             seen.add(key)
+            if key_node.tag == "tag:yaml.org,2002:bool":  # YAML 1.1 takes yes, no, on and off for it; no key of ours is
+                key_node.tag = "tag:yaml.org,2002:str"
         return node
 
 

@@ -166,6 +166,12 @@ def test_other_exponents(text: str, number: float) -> None:
     assert apply_overrides({}, [f"x={text}"]) == {"x": number}
 
 
+def test_a_key_that_yaml_takes_for_a_truth_value_stays_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("yes: Oui\nNo: {on: 1, off: yes}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"yes": "Oui", "No": {"on": 1, "off": True}}
+    assert apply_overrides({}, ["objective={yes: Oui}"]) == {"objective": {"yes": "Oui"}}
+
+
 def test_what_only_begins_like_a_number_stays_a_text() -> None:
     assert apply_overrides({}, ["x=1e-4b", "y=e5", "z=B01D53/56"]) == {"x": "1e-4b", "y": "e5", "z": "B01D53/56"}
 

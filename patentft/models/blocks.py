@@ -13,9 +13,10 @@ from patentft.config import ConfigError
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """(name, list) of the model's transformer blocks: the list as long as the configuration's num_hidden_layers.
 
-    Raises ConfigError when there is not exactly one such list.
+    model: a transformers model, or what an adapter or an objective has put around one. Raises ConfigError when there is
+    no such list.
     """
-    config: Any = model.config
+    config = _config_of(model)
     number = int(config.num_hidden_layers)
     found = [
         (name, module)
@@ -30,6 +31,14 @@ def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
             f"freeze, or lora, with target_modules"
         )
     return found[0]
+
+
+def _config_of(model: nn.Module) -> Any:
+    """The configuration of the outermost module that has a transformers model's."""
+    for inner in model.modules():
+        if hasattr(getattr(inner, "config", None), "num_hidden_layers"):
+            return inner.config
+    raise ConfigError(f"{type(model).__name__} has no transformers model inside")
 
 
 def keep_blocks(model: nn.Module, chosen: Sequence[int]) -> None:

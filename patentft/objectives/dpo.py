@@ -23,12 +23,12 @@ from torch.nn import functional
 
 from patentft.config import Config, ConfigError
 from patentft.models.adapters.task import Task
-from patentft.models.backbone import Loading, load_backbone
+from patentft.models.backbone import Loading
 from patentft.models.export import Card
 from patentft.objectives import packed
 from patentft.objectives.answers import answer_labels, answer_lengths, answer_logits, per_row, token_log_likelihoods
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
-from patentft.objectives.prompts import PromptConfig, answer_batch, encode_preferences, require_positions
+from patentft.objectives.prompts import PromptConfig, answer_batch, encode_preferences, load_decoder
 from patentft.objectives.texts import PreferenceTexts
 
 INPUTS = ("preferences",)
@@ -59,12 +59,7 @@ class DpoConfig(Config):
 
 
 def build(folder: str, config: DpoConfig, loading: Loading) -> nn.Module:
-    """The decoder with its language-model head."""
-    from transformers import AutoModelForCausalLM
-
-    model = load_backbone(folder, AutoModelForCausalLM, loading)
-    require_positions(model, config.max_tokens)
-    return model
+    return load_decoder(folder, config.max_tokens, loading)
 
 
 def task(model: nn.Module, config: DpoConfig) -> Task:

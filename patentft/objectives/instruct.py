@@ -17,13 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from patentft import stats
 from patentft.config import Config, ConfigError
 from patentft.models.adapters.task import Task
-from patentft.models.backbone import Loading, load_backbone
+from patentft.models.backbone import Loading
 from patentft.models.export import Card
 from patentft.objectives import packed
 from patentft.objectives.answers import AnswerModel, answer_labels, answer_lengths, per_row, token_log_likelihoods
@@ -33,9 +33,9 @@ from patentft.objectives.prompts import (
     PromptConfig,
     Prompter,
     answer_batch,
+    load_decoder,
     put_answers,
     question,
-    require_positions,
 )
 from patentft.objectives.texts import PairTexts, QaTexts
 
@@ -63,6 +63,13 @@ class InstructConfig(Config):
     no: str = Field(default="No", min_length=1)
     """For pairs: the answer where the label is 0."""
 
+    @field_validator("yes", "no", mode="before")
+    @classmethod
+    def _in_quotes(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"YAML reads Yes, No, On and Off as true and false, here as {value}: put quotes around it")
+        return value
+
     @model_validator(mode="after")
     def _possible(self) -> InstructConfig:
         if self.yes.strip() == self.no.strip():
@@ -73,12 +80,7 @@ class InstructConfig(Config):
 
 
 def build(folder: str, config: InstructConfig, loading: Loading) -> nn.Module:
-    """The decoder with its language-model head."""
-    from transformers import AutoModelForCausalLM
-
-    model = load_backbone(folder, AutoModelForCausalLM, loading)
-    require_positions(model, config.max_tokens)
-    return model
+    return load_decoder(folder, config.max_tokens, loading)
 
 
 def task(model: nn.Module, config: InstructConfig) -> Task:

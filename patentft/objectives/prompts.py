@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from patentft.config import ConfigError
+from patentft.models.backbone import Loading, load_backbone
 from patentft.models.load import position_limit
 from patentft.models.template import PromptConfig, Template, shortened
 from patentft.objectives.encoded import Encoded, pad
@@ -186,6 +188,15 @@ def answer_batch(encoded: Encoded, rows: Sequence[int], pad_id: int) -> dict[str
         start = int(encoded["prompt_tokens"][row])
         labels[index, start - 1 : len(ids) - 1] = torch.from_numpy(ids[start:].astype(np.int64))
     return {**batch, "labels": labels}
+
+
+def load_decoder(folder: str, max_tokens: int, loading: Loading) -> nn.Module:
+    """A decoder with its language-model head. Raises ConfigError as `load_backbone` and `require_positions` do."""
+    from transformers import AutoModelForCausalLM
+
+    model = load_backbone(folder, AutoModelForCausalLM, loading)
+    require_positions(model, max_tokens)
+    return model
 
 
 def require_positions(model: Any, max_tokens: int) -> None:

@@ -76,8 +76,8 @@ def _of_the_strategy(objective: Any, adapter: AdapterConfig, strategy: Any, opti
         return "FSDP2 cannot divide weights of 4 or 8 bits: choose ddp, or deepspeed with zero 1 or 2"
     if adapter.kind == "qlora" and strategy.kind == "deepspeed" and strategy.zero == 3:
         return "ZeRO-3 cannot divide weights of 4 or 8 bits: choose zero 2"
-    if optimizer != "adamw" and strategy.kind != "ddp":
-        return f"optimizer {optimizer} keeps its moments in blocks that {strategy.kind} cannot divide: choose adamw"
+    if optimizer != "adamw" and strategy.kind == "fsdp":
+        return f"optimizer {optimizer} keeps its moments in blocks that fsdp cannot divide: choose adamw or deepspeed"
     if strategy.kind == "deepspeed" and strategy.offload_parameters and strategy.zero != 3:
         return "offload_parameters moves divided weights, which only zero 3 has: set zero: 3"
     return None

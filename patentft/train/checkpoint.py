@@ -12,8 +12,12 @@ every checksum was found right: a damaged or foreign pickle is not loaded.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,22 @@ from safetensors.torch import load_file, save_file
 from patentft.config import ConfigError
 from patentft.train.place import Place
 from patentft.train.strategies.table import Strategy
+
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a disk or a store says of room and rights: another try would be told the same."""
+REFUSALS = (*map(os.strerror, REFUSED), "PytorchStreamWriter failed writing", "unexpected pos")
+"""The same in errors of safetensors, which repeats the system's words, and of torch.save, which has its own."""
+
+
+@contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Raises ConfigError "<what> (<the error>): <remedy>" where room or rights were refused; else the error itself."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) not in REFUSED and not any(words in str(error) for words in REFUSALS):
+            raise
+        raise ConfigError(f"{what} ({error}): {remedy}") from error
 
 
 @dataclass

@@ -99,7 +99,7 @@ class TrainConfig(Config):
     """Share of the trained weights in the export, the rest the start's (Wortsman et al. 2022, arXiv:2109.01903)."""
     evaluations_per_epoch: int = Field(default=1, ge=1)
     """How often the valid side is scored (and, with keep: best, the weights compared)."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     activation_checkpointing: bool = runtime(False)
     """Compute each block's activations again in the backward pass instead of keeping them: a third more time, and only
     what lies between blocks is kept."""

@@ -26,11 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from patentft.config import ConfigError
+from patentft.models.blocks import find_blocks
 from patentft.models.load import resolve
 from patentft.objectives.table import OBJECTIVES
 from patentft.train import worker
 from patentft.train.config import TrainConfig
-from patentft.train.strategies.fsdp import blocks_of
 
 Where = Literal["cpu", "gpu"]
 KINDS = ("activations", "logits", "weight_copies", "gradients", "working")
@@ -199,7 +199,7 @@ def count_weights(config: TrainConfig, module: nn.Module, backbone: Any) -> Weig
         int(p.numel() * per_weight) if per_weight and id(p) in quantized else p.numel() * p.element_size()
         for p in parameters
     )
-    blocks = blocks_of(module)
+    _, blocks = find_blocks(module)
     in_blocks = [sum(p.numel() for p in block.parameters()) for block in blocks]
     matrices = [
         p
@@ -242,7 +242,7 @@ def _quantizable(module: nn.Module) -> list[torch.Tensor]:
     """The frozen weights of linear layers inside the blocks: transformers leaves heads and embeddings as they are."""
     return [
         inner.weight
-        for block in blocks_of(module)
+        for block in find_blocks(module)[1]
         for inner in block.modules()
         if isinstance(inner, nn.Linear) and not inner.weight.requires_grad
     ]

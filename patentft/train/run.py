@@ -10,8 +10,10 @@ worker's death, goes on from its last checkpoint, and a changed config can never
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,11 @@ from ray.train import (
     CheckpointUploadMode,
     FailureConfig,
     LoggingConfig,
+    Result,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
+    UserCallback,
 )
 from ray.train.torch import TorchTrainer, get_device
 
@@ -36,17 +40,22 @@ from patentft.models.load import local_folder, model_type, resolve
 from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.table import OBJECTIVES
 from patentft.stage import Context, Stage
-from patentft.train import check, packed, tracking, worker
+from patentft.train import check, checkpoint, packed, tracking, worker
 from patentft.train import tokenizer as run_tokenizer
 from patentft.train.config import TrainConfig
 from patentft.train.data import LOADERS
 from patentft.train.export import export_model
 from patentft.train.place import Place
+from patentft.train.scratch import scratch_folder
+
+FINAL = (ConfigError, FloatingPointError)
+"""Errors of a worker that the next worker would meet too: the run ends at once."""
 
 
 def run(config: TrainConfig, context: Context) -> dict[str, Any]:
     """Train and export. Returns the counts for the manifest: rows, what was cut, the history and the best metric."""
     if context.folder.has_file("export/README.md") and context.folder.has_file("training.json"):
+        _remove_working_folders(context)
         return json.loads((context.folder.location / "training.json").read_bytes())  # all but the manifest was done
     require(
         config.workers * config.cpus_per_worker,
@@ -60,13 +69,7 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
     objective: Any = OBJECTIVES[config.objective.kind]
     if hasattr(objective, "settled"):
         config = config.model_copy(update={"objective": objective.settled(config.objective, encoding["train"])})
-    try:
-        result = _trainer(config, context, base).fit()
-    except TrainingFailedError as error:
-        raise RuntimeError(
-            f"stage {context.folder.name}: training failed, after {config.max_failures} restarts at most; it goes on "
-            f"from its last checkpoint when it is run again. The workers' error:\n{error}"
-        ) from error
+    result = _fit(config, context, base)
     if result.checkpoint is None:
         raise ConfigError(f"stage {context.folder.name}: training ended without a checkpoint; is the train side empty?")
     with tempfile.TemporaryDirectory() as scratch:
@@ -90,9 +93,14 @@ def run(config: TrainConfig, context: Context) -> dict[str, Any]:
     }
     context.folder.write_file("steps.jsonl", tracking.merged_steps(context.folder.location))
     context.folder.write_file("training.json", json.dumps(counts).encode())
-    for name in ("ray_train", "steps"):  # optimizer moments and what steps.jsonl now holds: the run is over
-        (context.folder.location / name).remove_tree()
+    _remove_working_folders(context)
     return counts
+
+
+def _remove_working_folders(context: Context) -> None:
+    """Optimizer moments, and what steps.jsonl now holds: the run is over."""
+    for name in ("ray_train", "steps"):
+        (context.folder.location / name).remove_tree()
 
 
 def _encode(config: TrainConfig, context: Context, base: str) -> dict[str, Any]:
@@ -137,6 +145,29 @@ def _map_packed(name: str, side: str, context: Context, base: str) -> dict[str, 
     return {key: source.manifest.counts[key] for key in ("rows", "tokens", "texts")}
 
 
+class _EndAtOnce(UserCallback):
+    """Ray's controller asks it before a restart, and ends the run by what is raised here."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if isinstance(error, FINAL):
+                raise error
+
+
+def _fit(config: TrainConfig, context: Context, base: str) -> Result:
+    """Train. Raises ConfigError with the message of a worker's error that no restart would mend, at once."""
+    try:
+        return _trainer(config, context, base).fit()
+    except TrainingFailedError as error:
+        cause = getattr(error, "controller_failure", None)  # of a ControllerError
+        if isinstance(cause, FINAL):
+            raise ConfigError(f"stage {context.folder.name}: {cause}") from error
+        raise RuntimeError(
+            f"stage {context.folder.name}: training failed, after {config.max_failures} restarts at most; it goes on "
+            f"from its last checkpoint when it is run again. The workers' error:\n{error}"
+        ) from error
+
+
 def _trainer(config: TrainConfig, context: Context, base: str) -> TorchTrainer:
     location = context.folder.location
     storage: dict[str, Any] = {"storage_path": (location / "ray_train").url}
@@ -168,9 +199,52 @@ def _trainer(config: TrainConfig, context: Context, base: str) -> TorchTrainer:
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoints_kept),
             logging_config=LoggingConfig(log_level="WARNING"),
+            callbacks=[_EndAtOnce()],
             **storage,
         ),
     )
+
+
+class _Uploads:
+    """A rank's checkpoints on their way into the store: one at a time, so that a slow store never fills the worker's
+    disk. The next steps run meanwhile."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._copied = threading.Event()
+        self._copied.set()
+
+    def busy(self) -> bool:
+        return not self._copied.is_set()
+
+    def wait(self) -> None:
+        """Until the last one is in the store. Where that fails, Ray ends this process."""
+        self._copied.wait()
+
+    def folder(self) -> Path:
+        self.wait()
+        return Path(tempfile.mkdtemp(prefix="checkpoint-", dir=self._scratch))
+
+    def report(self, metrics: dict[str, Any], folder: Path) -> None:
+        copied = threading.Event()
+
+        def upload(written: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+            store: Any = ray.train.get_context().get_storage()
+            what = f"cannot write a checkpoint into {store.build_checkpoint_path_from_name(name)}"
+            remedy = "free space there (checkpoints_kept: 1 needs least), or mend its rights, and run it again"
+            with checkpoint.explained(what, remedy):
+                kept = store.persist_current_checkpoint(written, name)
+            shutil.rmtree(folder)
+            copied.set()
+            return kept
+
+        self._copied = copied
+        ray.train.report(
+            metrics,
+            ray.train.Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=upload,
+        )
 
 
 def _worker_main(given: dict[str, Any]) -> None:
@@ -187,14 +261,6 @@ def _worker_main(given: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.cpus_per_worker)))
 
-    def report(metrics: dict[str, Any], folder: Path) -> None:
-        ray.train.report(
-            metrics,
-            ray.train.Checkpoint.from_directory(str(folder)),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # the next steps run while it is copied
-            delete_local_checkpoint_after_upload=True,
-        )
-
     def say(line: str) -> None:
         if place.rank == 0 and not given["quiet"]:
             sys.stderr.write(line + "\n")  # not print: Ray Train patches it and shows every line twice
@@ -203,17 +269,26 @@ def _worker_main(given: dict[str, Any]) -> None:
     def begin_tracking(steps_done: int) -> list[tracking.Tracker]:
         return tracking.trackers(config.track, stage, given["run_name"], flatten(given["config"]), steps_done)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        data = _data(config, stage, Path(scratch), given["model"])
+    with scratch_folder() as scratch:
+        data = _data(config, stage, scratch, given["model"])
         latest = ray.train.get_checkpoint()
-        restored = Path(latest.to_directory(f"{scratch}/checkpoint")) if latest else None
+        restored = Path(latest.to_directory(str(scratch / "latest"))) if latest else None
+        uploads = _Uploads(scratch)
         hooks = worker.Hooks(
-            place, report, restored, say, begin_tracking, lambda: ray.train.get_preemption_info() is not None
+            place,
+            uploads.report,
+            restored,
+            say,
+            begin_tracking,
+            lambda: ray.train.get_preemption_info() is not None,
+            uploads.folder,
+            uploads.busy,
         )
         try:
             worker.train(config, given["model"], data, hooks)
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(f"{error}\n{_advice(config, given['model'], data, place)}") from error
+        uploads.wait()  # the last one is in the scratch folder
 
 
 def _advice(config: TrainConfig, model: str, data: worker.Data, place: Place) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 from patentft.config import Config, ConfigError, build, nearest
 from patentft.location import Location
+from patentft.models.load import model_type
 from patentft.store import StageFolder, finished_stage, load_stage
-from patentft.train import estimate
+from patentft.train import check, estimate
 from patentft.train.config import TrainConfig
 from patentft.train.estimate import GIB, Gpu, Memory
 from patentft.train.rehearse import Rehearsal, config_folder, prepare
@@ -273,10 +274,11 @@ def _changes(config: TrainConfig, rehearsal: Rehearsal, load: Load, now: float) 
         values |= {key: value}
         changed = build(TrainConfig, values)
         try:
+            check.check(changed, model_type(rehearsal.folder), "")
             again = prepare(changed, rehearsal.folder)
             rows = load.rows(changed.micro_batch_tokens)
             then = peak(again, changed, load, rows, on_gpu=True).peak
-        except ConfigError:  # this model cannot have it
+        except ConfigError:  # this model, or what else is set, cannot have it
             continue
         if then < 0.97 * now:
             shown = "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}" if isinstance(value, dict) else value

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,6 +25,24 @@ class Tracker(Protocol):
     def commit(self) -> None:
         """Just before a checkpoint: what was logged must outlive this process."""
         ...
+
+    def close(self, *, failed: bool) -> None:
+        """Once, at the end: everything that was logged must be shown, and whether the run ended by an error."""
+        ...
+
+
+@contextmanager
+def closing(trackers: Sequence[Tracker]) -> Iterator[None]:
+    """Close them at the end, whatever ends it."""
+    try:
+        yield
+    except BaseException:
+        for tracker in trackers:
+            with suppress(Exception):  # the error that ended the run is the one to be shown
+                tracker.close(failed=True)
+        raise
+    for tracker in trackers:
+        tracker.close(failed=False)
 
 
 class StepsFile:
@@ -45,6 +64,9 @@ class StepsFile:
         if self._lines:
             (self._folder / f"{self._first:09d}.jsonl").commit("".join(f"{line}\n" for line in self._lines).encode())
         self._lines, self._first = [], None
+
+    def close(self, *, failed: bool) -> None:
+        self.commit()  # after an error too: the last steps before it say most
 
 
 def merged_steps(stage: Location) -> bytes:
@@ -73,8 +95,10 @@ class TensorBoard:
         else:  # event files are appended to, which an object store cannot: written here, copied at every checkpoint
             self._scratch = tempfile.TemporaryDirectory()
             folder = self._scratch.name
-        # purge_step: TensorBoard hides what a dead predecessor logged from there on; the first step is 1
-        self._writer = SummaryWriter(folder, purge_step=steps_done + 1 if steps_done else None)
+        # purge_step: TensorBoard hides what a dead predecessor logged from there on; the first step is 1. The suffix: a
+        # file is named by host and second, and one of that name would be overwritten
+        purge_step = steps_done + 1 if steps_done else None
+        self._writer = SummaryWriter(folder, purge_step=purge_step, filename_suffix=f".{steps_done}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -86,9 +110,18 @@ class TensorBoard:
             for path in Path(self._scratch.name).iterdir():
                 (self._target / path.name).commit(path.read_bytes())
 
+    def close(self, *, failed: bool) -> None:
+        self._writer.close()
+        if self._scratch is not None:
+            self.commit()
+            self._scratch.cleanup()
+
 
 class Mlflow:
-    """MLflow, at MLFLOW_TRACKING_URI or in <stage>/mlflow.db."""
+    """MLflow, at MLFLOW_TRACKING_URI or in the folder <stage>/mlruns.
+
+    A folder, though MLflow wants to be asked for one: for a database mlflow-skinny lacks the driver.
+    """
 
     def __init__(self, stage: Location, run_name: str, config: Mapping[str, Any]) -> None:
         try:
@@ -100,7 +133,8 @@ class Mlflow:
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             if not stage.is_local:
                 raise ConfigError("track: mlflow needs MLFLOW_TRACKING_URI when the run is on an object store")
-            mlflow.set_tracking_uri(f"sqlite:///{stage.path}/mlflow.db")
+            os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+            mlflow.set_tracking_uri(Path(stage.path, "mlruns").as_uri())
         self._mlflow = mlflow
         mlflow.set_experiment("patentft")
         found = mlflow.search_runs(filter_string=f"tags.patentft_run = '{run_name}'", output_format="list")
@@ -115,6 +149,9 @@ class Mlflow:
 
     def commit(self) -> None:
         pass  # each call was sent
+
+    def close(self, *, failed: bool) -> None:
+        self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
 class Wandb:
@@ -140,6 +177,9 @@ class Wandb:
 
     def commit(self) -> None:
         pass  # its own process sends
+
+    def close(self, *, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))  # waits until all is sent, or written
 
 
 def trackers(

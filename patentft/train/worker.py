@@ -27,12 +27,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from patentft.config import ConfigError
 from patentft.models.adapters.table import adapt, quantization, scale_rates
 from patentft.models.backbone import Loading
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
 from patentft.objectives.packed import Rows
 from patentft.objectives.table import OBJECTIVES
-from patentft.train import checkpoint, plan
+from patentft.train import checkpoint, plan, tracking
 from patentft.train.across import Across, gather_rows
 from patentft.train.config import TrainConfig
 from patentft.train.place import Place
@@ -60,6 +61,10 @@ class Hooks:
     """Called on rank 0 with the number of steps that were done before."""
     preempted: Callable[[], bool] = lambda: False
     """Whether a worker's machine will soon be taken away. Every rank calls it at the same steps."""
+    folder: Callable[[], Path] = lambda: Path(tempfile.mkdtemp(prefix="patentft-checkpoint-"))
+    """An empty one for these files. It waits while the rank's checkpoint before is still being copied."""
+    busy: Callable[[], bool] = lambda: False
+    """Whether it would wait: a checkpoint that need not be now is written later."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def train(config: TrainConfig, model_folder: str, data: Data, hooks: Hooks) -> N
     evaluate_at = evaluation_steps(schedule.steps_per_epoch, config.epochs, config.evaluations_per_epoch)
     trackers = hooks.trackers(progress.next_step) if place.rank == 0 else ()
     clock = _Clock()
-    with ThreadPoolExecutor(1, "batches") as pool:
+    with tracking.closing(trackers), ThreadPoolExecutor(1, "batches") as pool:
         ahead: Future[_Drawn] | None = None
         for step in range(progress.next_step, num_steps):
             drawn = (ahead or pool.submit(_draw, config, objective, data, schedule, step, place)).result()
@@ -220,7 +225,7 @@ def _optimizer_step(config: TrainConfig, objective: Any, strategy: Strategy, dra
     weights = [objective.weight(batch, config.objective) for batch in drawn.batches]
     total = place.sum(sum(weight * share for weight, share in zip(weights, drawn.shares, strict=True)))
     if total == 0:
-        raise ValueError("a step has nothing to learn from: its texts hold only special tokens; leave such texts out")
+        raise ConfigError("a step has nothing to learn from: its texts hold only special tokens; leave such texts out")
     batches = [{name: tensor.to(place.device) for name, tensor in batch.items()} for batch in drawn.batches]
     if getattr(objective, "SCOPE", "unit") == "step":
         across = Across(
@@ -289,17 +294,20 @@ def _prepared(config: TrainConfig, objective: Any, module: nn.Module, data: Data
         for batch in _micro_batches(config, objective, side, data.tokens, mine, config.micro_batch_tokens * 2):
             yield {name: tensor.to(place.device) for name, tensor in batch.items()}
 
-    sides = [
-        objective.prepare(module, side, config.objective, batches, lambda parts: _gathered(parts, place))
-        for side in (data.train, data.valid)
-    ]
+    # in the precision of the training: what is compared with the trained model must not differ from it by rounding
+    with torch.autocast(place.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        sides = [
+            objective.prepare(module, side, config.objective, batches, lambda parts: _gathered(parts, place))
+            for side in (data.train, data.valid)
+        ]
     return replace(data, train=sides[0], valid=sides[1])
 
 
 def _checkpoint_is_due(config: TrainConfig, hooks: Hooks, clock: _Clock, now: bool) -> bool:
     """Clocks differ, and every rank must report at the same step: rank 0 decides."""
     ask = time.monotonic() - clock.asked > PREEMPTION_SECONDS
-    wanted = 2.0 * (now or time.monotonic() - clock.saved > config.checkpoint_seconds) + 1.0 * ask
+    due = now or (time.monotonic() - clock.saved > config.checkpoint_seconds and not hooks.busy())
+    wanted = 2.0 * due + 1.0 * ask
     wanted = int(hooks.place.from_first(wanted))
     if wanted & 1:  # asking is a barrier across the workers: not at every step
         clock.asked = time.monotonic()
@@ -318,11 +326,14 @@ def _report(
     final: bool,
 ) -> None:
     metrics = {"step": progress.next_step, "num_steps": num_steps, "best_metric": progress.best_metric}
-    folder = Path(tempfile.mkdtemp(prefix="patentft-checkpoint-"))
+    folder = hooks.folder()
+    what = f"cannot write a checkpoint into {folder}, on the worker's own disk"
+    remedy = "free space there, or set TMPDIR where the workers start to a folder with more of it"
     try:
-        checkpoint.save(folder, strategy, progress, best, hooks.place, final=final)
+        with checkpoint.explained(what, remedy):
+            checkpoint.save(folder, strategy, progress, best, hooks.place, final=final)
     except BaseException:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     hooks.report(metrics, folder)
 

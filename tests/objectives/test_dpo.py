@@ -21,7 +21,10 @@ from patentft.objectives import dpo
 from patentft.objectives.dpo import DpoConfig, PreferenceModel, margins, preference_loss
 from patentft.objectives.encoded import Encoded, SpecialTokens
 from patentft.objectives.texts import PreferenceTexts
+from patentft.train import worker
 from patentft.train.config import TrainConfig
+from patentft.train.place import Place
+from patentft.train.strategies.table import wrap
 from tests.group import Group
 from tests.objectives.loop import history
 from tests.tiny import save_tiny_chat
@@ -172,6 +175,26 @@ def prepared(tiny, tokenizer, config: TrainConfig, shares: int) -> Encoded:
         with pytest.raises(StopIteration):
             dpo.prepare(module, encoded, config.objective, batches(rank), keep)
     return dpo.prepare(module, encoded, config.objective, batches(shares - 1), lambda mine: collected + mine)
+
+
+@pytest.mark.parametrize("adapter", [{"kind": "full"}, {"kind": "last_layers", "blocks": 1}])
+def test_a_precomputed_reference_is_rounded_as_the_training_rounds(tiny, tokenizer, adapter):
+    """Before the first step the two are the same, also where some weights are held in bfloat16 and others are not."""
+    config = settings(
+        objective={"reference": "precomputed"}, adapter=adapter, precision="bf16", micro_batch_tokens=10_000
+    )
+    encoded, _ = dpo.encode(preferences(), tokenizer, config.objective)
+    place, tokens = Place(0, 1, torch.device("cpu")), SpecialTokens.of(tokenizer)
+    module = worker.build(config, tiny, place.device)
+    prepared = worker._prepared(config, dpo, module, worker.Data(encoded, encoded, tokens), place).train
+    assert isinstance(prepared, Encoded)
+    groups = worker.parameter_groups(config, module)
+    strategy = wrap(config.strategy, module, groups, config.optimizer, place, config.precision)
+    batch = dpo.collate(prepared, dpo.units(prepared, config.objective, 0, 0), tokens)
+    strategy.model.eval()
+    with torch.no_grad(), strategy.micro_batch(True):
+        policy, reference = strategy.model(batch)
+    torch.testing.assert_close(policy, reference, atol=1e-5, rtol=1e-5)
 
 
 def test_a_precomputed_reference_is_the_one_with_the_adapter_off(tiny, tokenizer):

@@ -246,6 +246,7 @@ def test_an_example_without_any_answer_is_an_error(tokenizer):
 def test_what_cannot_be_is_refused(tiny):
     for given, message in (
         ({"yes": "No"}, "yes and no are both 'No'"),
+        ({"yes": True}, "yes: YAML reads Yes, No, On and Off as true and false, here as True: put quotes around it"),
         ({"patent_tokens": 64, "max_tokens": 64}, "patent_tokens 64 leaves no room"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -139,6 +139,9 @@ def run(rank: int, world: int, cell: tuple[dict, dict, dict], model: str, folder
         def commit(self) -> None:
             pass
 
+        def close(self, *, failed: bool) -> None:
+            pass
+
     def report(metrics: dict[str, Any], written: Path) -> None:
         if rank == 0 and metrics["step"] == metrics["num_steps"]:
             shutil.copyfile(written / "trained.safetensors", Path(folder) / "trained.safetensors")

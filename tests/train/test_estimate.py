@@ -204,3 +204,10 @@ def test_advice_begins_with_what_changes_nothing(tiny):
     free = ("activation_checkpointing: true", "micro_batch_tokens: 2048")
     assert max(text.index(setting) for setting in free) < text.index("precision: bf16")
     assert text.count(";") == 3  # the head, and three settings
+
+
+def test_advice_names_nothing_that_is_refused(tiny):
+    """FSDP cannot divide moments of 8 bits."""
+    few = {"micro_batch_tokens": 128, "workers": 2, "activation_checkpointing": True, "precision": "bf16"}
+    assert "adamw_8bit" in sizing.advice(config(**few), tiny, 256, 2)
+    assert "adamw_8bit" not in sizing.advice(config(**few, strategy={"kind": "fsdp"}), tiny, 256, 2)

@@ -115,6 +115,18 @@ def test_two_ranks_learn_what_one_learns_and_go_on_exactly(
     assert histories[0] == histories[1]
 
 
+@pytest.mark.parametrize("kind", ["adamw_8bit", "paged_adamw_8bit"])
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_zero_divides_moments_of_8_bits(group: Group, tiny: str, tmp_path: Path, zero: int, kind: str) -> None:
+    config = settings(strategy={"kind": "deepspeed", "zero": zero}, optimizer={"kind": kind, "lr": 3e-3})
+    last = trained(group, tmp_path / "whole", tiny, config)
+    again = trained(group, tmp_path / "again", tiny, config, min((tmp_path / "whole").iterdir()))
+    assert difference(last, again) == 0
+    histories = [json.loads((folder / "progress.json").read_text())["history"] for folder in (last, again)]
+    assert histories[0] == histories[1]
+    assert histories[0][-1]["log_likelihood"] > histories[0][0]["log_likelihood"]
+
+
 def test_shards_go_to_another_world_size(group: Group, group_of_one: None, tiny: str, tmp_path: Path) -> None:
     config = settings(strategy={"kind": "fsdp"})
     last = trained(group, tmp_path / "whole", tiny, config)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from patentft.config import build
+from patentft.config import ConfigError, build
 from patentft.objectives.encoded import SpecialTokens
 from patentft.objectives.table import OBJECTIVES
 from patentft.objectives.texts import PairTexts
-from patentft.train import worker
+from patentft.train import checkpoint, worker
 from patentft.train.config import TrainConfig
 from patentft.train.place import Place
 from tests.tiny import save_tiny_bert
+from tests.train.test_tracking import Told
 
 WORDS = ["catalyst", "dust", "water", "gas", "filter", "sludge", "furnace", "acid", "bed", "lime", "membrane", "steam"]
 
@@ -55,15 +57,15 @@ def config(objective: str = "rank", **changes) -> TrainConfig:
 
 
 def run(
-    folder: str,
+    out: str,
     tiny: str,
     settings: TrainConfig,
     rank: int = 0,
     world: int = 1,
     latest: str | None = None,
-    preempted: Callable[[], bool] = lambda: False,
+    **hooked,
 ) -> None:
-    """Train and keep every checkpoint as <folder>/<step>; runs in spawned processes too."""
+    """Train and keep every checkpoint as <out>/<step>; hooked: of Hooks; runs in spawned processes too."""
     from transformers import AutoTokenizer
 
     torch.set_num_threads(1)
@@ -73,11 +75,11 @@ def run(
     valid, _ = objective.encode(texts(9), tokenizer, settings.objective)
 
     def report(metrics, checkpoint):
-        shutil.copytree(checkpoint, Path(folder) / f"{metrics['step']:04d}", dirs_exist_ok=True)
+        shutil.copytree(checkpoint, Path(out) / f"{metrics['step']:04d}", dirs_exist_ok=True)
         shutil.rmtree(checkpoint)
 
     place = Path(latest) if latest else None
-    hooks = worker.Hooks(Place(rank, world, torch.device("cpu")), report, place, lambda line: None, preempted=preempted)
+    hooks = worker.Hooks(Place(rank, world, torch.device("cpu")), report, place, lambda line: None, **hooked)
     worker.train(settings, tiny, worker.Data(train, valid, SpecialTokens.of(tokenizer)), hooks)
 
 
@@ -201,3 +203,37 @@ def test_a_wrong_freeze_or_target_is_named(tiny):
 def test_a_loss_that_is_not_finite_stops_with_the_remedy(tiny, tmp_path):
     with pytest.raises(FloatingPointError, match=r"lower optimizer\.lr"):
         run(str(tmp_path), tiny, config(optimizer={"lr": 1e30, "clip_norm": 1e30}))
+
+
+def test_trackers_are_told_how_the_run_ended(tiny, tmp_path):
+    def ended(**changes) -> list[bool]:
+        told = Told()
+        with contextlib.suppress(FloatingPointError):
+            run(str(tmp_path), tiny, config(epochs=1, **changes), trackers=lambda steps_done: [told])
+        return told.ends
+
+    assert ended() == [False]
+    assert ended(optimizer={"lr": 1e30, "clip_norm": 1e30}) == [True]
+
+
+def test_a_full_disk_is_an_error_that_says_where_and_what_to_do(tiny, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(ConfigError, match=rf"checkpoint into {tmp_path}/disk/x, .*No space left.* free space there"):
+        run(str(tmp_path), tiny, config(), folder=lambda: made(tmp_path / "disk" / "x"))
+    assert not list((tmp_path / "disk").iterdir())
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_checkpoint_that_can_wait_waits_while_another_is_copied(tiny, tmp_path):
+    settings = config(checkpoint_seconds=0.0, epochs=1, evaluations_per_epoch=1)
+    busy = iter([False, True, True, False])
+    run(str(tmp_path), tiny, settings, busy=lambda: next(busy))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["0001", "0004", "0005"]

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from patentft.config import Config, ConfigError
+from patentft.models.blocks import find_blocks
 from patentft.train import optimizer as optimizers
 from patentft.train.optimizer import OptimizerConfig
 from patentft.train.place import Place
@@ -29,12 +30,6 @@ class FsdpConfig(Config):
     """Give a block's weights back after the forward pass (least memory), or keep them for the backward pass."""
     offload: bool = False
     """Keep weights, gradients and moments in the CPU's memory, and bring a block to the GPU when it is used."""
-
-
-def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The model's repeated blocks: the longest list of layers in it, which is where most of the weights are."""
-    lists = [inner for inner in module.modules() if isinstance(inner, nn.ModuleList) and len(inner) > 0]
-    return list(max(lists, key=len)) if lists else []
 
 
 class Fsdp:
@@ -68,7 +63,7 @@ class Fsdp:
         wanted = [[names[parameter] for parameter in group["params"]] for group in groups]
         if not config.offload:
             module.to(place.device)
-        for block in blocks_of(module):
+        for block in find_blocks(module)[1]:
             fully_shard(block, **options)
         fully_shard(module, **options)  # in place
         self.model = module
