@@ -122,6 +122,9 @@ def ours(folder: Path, steps: int, rank: int, world: int) -> list[float]:
         def commit(self) -> None:
             pass
 
+        def close(self, *, failed: bool) -> None:
+            pass
+
     place = Place(rank, world, torch.device("cpu"))
     hooks = worker.Hooks(
         place, lambda _, written: shutil.rmtree(written), None, lambda line: None, lambda first: [Times()]
