@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, groupby, pairwise
 from typing import Any
 
@@ -73,8 +73,8 @@ class Segments:
     """(segments,) int64: where in the row each segment ends."""
     reach: int
     """Tokens of the longest text, its prefixes included."""
-    keys: list[tuple[torch.Tensor, torch.Tensor]] | None = field(default=None)
-    """Where set, every layer's keys and values (1, key-value heads, T, head size) are put here."""
+    kept: list[Prefix] | None = None
+    """Where set, every layer's keys and values of each segment are added to its prefix here."""
 
 
 # ---- the attention and mask functions that transformers calls
@@ -103,10 +103,12 @@ def _attention(
             f"a prompt has {segments.reach:,} tokens, but {type(module).__name__} sees {sliding_window:,} back: "
             f"shorten the prompts to that, or {_REMEDY}"
         )
-    if segments.keys is not None:
-        segments.keys.append((key, value))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     own = (key.split(segments.lengths, dim=2), value.split(segments.lengths, dim=2))
+    if segments.kept is not None:
+        for prefix, each_key, each_value in zip(segments.kept, *own, strict=True):
+            prefix.keys.append(each_key.contiguous())
+            prefix.values.append(each_value.contiguous())
     if not (segments.only_last and module.layer_idx == segments.last_layer):
         return _attend(query, segments.lengths, own, segments, layer=module.layer_idx, causal=True, scale=scale), None
     ones = [1] * len(segments.lengths)
@@ -222,7 +224,7 @@ class PrefixDecoder:
     """
 
     def __init__(self, model: Any, *, whole_last_layer: bool = False) -> None:
-        model = _unwrapped(model)
+        model = unwrapped(model)
         check(model.config)
         self.model, self.decoder, self.config = model, model.get_decoder(), model.config
         self.limit = position_limit(model.config)
@@ -237,18 +239,9 @@ class PrefixDecoder:
     def prefixes(self, texts: Sequence[Sequence[int]], parents: Sequence[Prefix | None]) -> list[Prefix]:
         """The keys and values of token ids, each on top of its parent, in one call."""
         segments = self._segments(texts, parents)
-        segments.keys = []
+        segments.kept = [Prefix([], [], len(text), parent) for text, parent in zip(texts, parents, strict=True)]
         self._run(texts, parents, segments)
-        splits = [(key.split(segments.lengths, 2), value.split(segments.lengths, 2)) for key, value in segments.keys]
-        return [
-            Prefix(
-                [keys[index].contiguous() for keys, _ in splits],
-                [values[index].contiguous() for _, values in splits],
-                len(text),
-                parent,
-            )
-            for index, (text, parent) in enumerate(zip(texts, parents, strict=True))
-        ]
+        return segments.kept
 
     @torch.inference_mode()
     def last_states(self, texts: Sequence[Sequence[int]], prefixes: Sequence[Prefix | None]) -> torch.Tensor:
@@ -303,8 +296,6 @@ def _obstacle(config: Any) -> str | None:
         return "it caps the logits of its attention (attn_logit_softcapping)"
     if config.model_type not in FAMILIES:
         return f"it is proven for {', '.join(FAMILIES)} only"
-    if getattr(config, "final_logit_softcapping", None) is not None:
-        return "it caps its logits (final_logit_softcapping), which the head for two answers does not"
     if not getattr(config, "is_causal", True) or getattr(config, "use_bidirectional_attention", False):
         return "it is bidirectional, so a prefix is not the same before every text"
     rope = getattr(config, "rope_parameters", None) or {}
@@ -315,7 +306,7 @@ def _obstacle(config: Any) -> str | None:
     return None
 
 
-def _unwrapped(model: Any) -> Any:
+def unwrapped(model: Any) -> Any:
     """The transformers model in whose layers PEFT has put its own."""
     if isinstance(model, VirtualTokens) or getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", 0):
         raise ConfigError(f"virtual tokens (prompt and prefix tuning) do not work with shared prefixes: {_REMEDY}")

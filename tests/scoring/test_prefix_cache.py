@@ -168,7 +168,6 @@ def test_a_window_short_of_a_prompt_is_refused_and_one_as_long_is_exact(kind: st
     [
         ("gemma2", {}, "'gemma2' cannot share prefixes: it caps the logits of its attention"),
         ("gemma2", {"attn_logit_softcapping": None}, "'gemma2' cannot share prefixes: it is proven for llama"),
-        ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         ("llama", {"is_causal": False}, "bidirectional"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "bidirectional"),
         (
