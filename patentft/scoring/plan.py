@@ -11,7 +11,7 @@ is the same for a thousand pairs and for a billion, and the same whenever it is 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,6 +185,18 @@ def batches(
 def shard_bounds(num_pairs: int, pairs_per_shard: int) -> list[tuple[int, int]]:
     """Half-open row ranges of the candidates, in order: shard i is always the same pairs."""
     return [(start, min(start + pairs_per_shard, num_pairs)) for start in range(0, num_pairs, pairs_per_shard)]
+
+
+def group_rows(groups: Sequence[Hashable], pairs_per_shard: int) -> list[Ints]:
+    """The rows of each shard, row i being a pair of groups[i]: groups in the order they first come, rows in theirs."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    codes = np.array([numbers[group] for group in groups], dtype=np.int64)
+    order = np.argsort(codes, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(numbers)))])
+    return [
+        np.concatenate([order[starts[piece.group] + piece.start : starts[piece.group] + piece.stop] for piece in shard])
+        for shard in GroupShards(np.diff(starts), pairs_per_shard)
+    ]
 
 
 def swap_pairs(

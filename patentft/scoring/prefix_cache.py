@@ -194,7 +194,7 @@ def _parts_on_gpu(
         window_size=(-1, 0) if causal else (-1, -1),
         enable_gqa=True,
     )
-    return output[None], lse[None]
+    return output[None], lse[None]  # lse (heads, Q): so says the kernel's shape function, its docstring has (Q, heads)
 
 
 def _cumulated(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -309,7 +309,7 @@ def _obstacle(config: Any) -> str | None:
 def unwrapped(model: Any) -> Any:
     """The transformers model in whose layers PEFT has put its own."""
     if isinstance(model, VirtualTokens) or getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", 0):
-        raise ConfigError(f"virtual tokens (prompt and prefix tuning) do not work with shared prefixes: {_REMEDY}")
+        raise ConfigError("virtual tokens (prompt and prefix tuning) cannot be scored: choose another adapter (lora)")
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
