@@ -194,7 +194,7 @@ def products_flop(groups: list[Any]) -> float:
         pairs = prefix**2 / 2 + (suffixes * prefix + suffixes**2 / 2).sum()
         total += 2 * hidden * ((layers - 1) * tokens * (kept + others) + tokens * kept + lasts * others)
         total += 4 * hidden * ((layers - 1) * pairs + prefix * lasts + suffixes.sum())
-    return total
+    return float(total)
 
 
 def sgemm_seconds_per_flop(rows: int) -> float:
