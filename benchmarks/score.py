@@ -227,10 +227,11 @@ def run_child(what: str, num_patents: int, threads: int) -> int:
 
     torch.set_num_threads(threads)
     model, (groups, _) = random_llama(), prompts(1, num_patents)
-    (ours if what == "ours" else lambda *given: copied(*given, num_patents))(model, [_first_token(groups[0])])
+    way = ours if what == "ours" else _copied_by(num_patents)
+    way(model, [_first_token(groups[0])])
     loaded = status_kib("VmRSS:")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    ours(model, groups) if what == "ours" else copied(model, groups, num_patents)
+    way(model, groups)
     print(json.dumps({"mib": (status_kib("VmHWM:") - loaded) / 1024}))
     return 0
 

@@ -116,13 +116,13 @@ def token_ceiling(prefix_tokens: float, suffix_tokens: float, pairs: float) -> f
 # ---- inside a shard
 
 
-def common_tokens(texts: Sequence[Sequence[int]]) -> int:
+def common_tokens(texts: Sequence[list[int]]) -> int:
     """How many tokens all of `texts` begin with."""
     first, last = min(texts), max(texts)  # in the order of lists: what these two share, those between share too
     return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
-def parents(prefixes: Sequence[Sequence[int]], least: int = 16) -> list[tuple[int, int, int]]:
+def parents(prefixes: Sequence[list[int]], least: int = 16) -> list[tuple[int, int, int]]:
     """(start, stop, tokens): runs of groups, in order and all of them, whose prefixes begin with the same tokens.
 
     The second level: what the techniques of a chapter share, or at least the system text and the examples. The runs
