@@ -17,11 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from patentft import stats
-from patentft.config import Config, ConfigError
+from patentft.config import ConfigError
 from patentft.models.adapters.task import Task
 from patentft.models.backbone import Loading
 from patentft.models.export import Card
@@ -29,10 +28,11 @@ from patentft.objectives import packed
 from patentft.objectives.answers import AnswerModel, answer_labels, answer_lengths, per_row, token_log_likelihoods
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
 from patentft.objectives.prompts import (
-    Asked,
-    PromptConfig,
+    PairPrompt,
     Prompter,
     answer_batch,
+    asked_pair,
+    cut_texts,
     load_decoder,
     put_answers,
     question,
@@ -47,36 +47,10 @@ METRIC = "choice"
 UNITS_PER_BATCH = None
 
 
-class InstructConfig(Config):
+class InstructConfig(PairPrompt):
     """What is asked, and how long it may be."""
 
     kind: Literal["instruct"] = "instruct"
-    prompt: PromptConfig = PromptConfig()
-    max_tokens: int = Field(default=1024, ge=2)
-    """Of prompt and answer together. The context (for pairs: the section) is cut at its end to what is left."""
-    patent_tokens: int = Field(default=320, ge=1)
-    """For pairs: the patent is kept whole up to this many tokens."""
-    question: str = "Is the patent useful for the pollution abatement technique? Answer only {yes} or {no}."
-    """For pairs: what stands before the section and the patent. {yes} and {no} are the answers below."""
-    yes: str = Field(default="Yes", min_length=1)
-    """For pairs: the answer where the label is 1."""
-    no: str = Field(default="No", min_length=1)
-    """For pairs: the answer where the label is 0."""
-
-    @field_validator("yes", "no", mode="before")
-    @classmethod
-    def _in_quotes(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError(f"YAML reads Yes, No, On and Off as true and false, here as {value}: put quotes around it")
-        return value
-
-    @model_validator(mode="after")
-    def _possible(self) -> InstructConfig:
-        if self.yes.strip() == self.no.strip():
-            raise ValueError(f"yes and no are both {self.yes!r}: give two different answers")
-        if self.patent_tokens >= self.max_tokens:
-            raise ValueError(f"patent_tokens {self.patent_tokens} leaves no room in max_tokens {self.max_tokens}")
-        return self
 
 
 def build(folder: str, config: InstructConfig, loading: Loading) -> nn.Module:
@@ -114,17 +88,15 @@ def _encode_pairs(texts: PairTexts, prompter: Prompter, config: InstructConfig) 
             f"objective instruct on pairs: every pair has the label {texts.label[0]}, so there is nothing to tell "
             f"apart; give the pairs stage matches and negatives on both sides"
         )
-    patents, cut = _kept_patents(texts.patents, prompter.tokenizer, config.patent_tokens)
-    asks = config.question.replace("{yes}", config.yes).replace("{no}", config.no)
+    patents = cut_texts(texts.patents, prompter.tokenizer, config.patent_tokens)
+    cut = sum(patents[text] != text for text in texts.patents)
     rows: list[tuple[list[int], list[int]]] = []
     odds: list[tuple[int, int, int]] = []  # token of Yes, token of No, their place in the answer
     for technique, patent, section, text, label in zip(
         texts.technique_ids, texts.patent_ids, texts.sections, texts.patents, texts.label, strict=True
     ):
-        # the patent comes last: all patents of a technique share the prompt up to it
-        before, after = f"{asks}\n\nTechnique: ", f"\n\nPatent: {patents[text]}"
         name = f"pair {technique}, {patent}"
-        example = prompter.encode(Asked(name, before, section, after, (config.yes, config.no)))
+        example = prompter.encode(asked_pair(config, name, section, patents[text]))
         yes, no = example.answers
         place = next((place for place, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
         if place is None:
@@ -141,16 +113,6 @@ def _encode_pairs(texts: PairTexts, prompter: Prompter, config: InstructConfig) 
     encoded.arrays["group"] = np.asarray(texts.group, dtype=np.int64)
     encoded.arrays["weight"] = np.asarray(texts.weight, dtype=np.float32)
     return encoded, {"pairs": len(rows), "patents_cut": cut, **prompter.counts}
-
-
-def _kept_patents(patents: Sequence[str], tokenizer: Any, limit: int) -> tuple[dict[str, str], int]:
-    """Each patent's text up to `limit` tokens, and in how many pairs it was cut."""
-    kept: dict[str, str] = {}
-    for text in dict.fromkeys(patents):
-        tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        spans = tokens["offset_mapping"]
-        kept[text] = text if len(spans) <= limit else text[: spans[limit - 1][1]]
-    return kept, sum(kept[text] != text for text in patents)
 
 
 def units(encoded: Encoded, config: InstructConfig, epoch: int, seed: int) -> list[Unit]:

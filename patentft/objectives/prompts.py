@@ -22,15 +22,51 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from patentft.config import ConfigError
+from patentft.config import Config, ConfigError
 from patentft.models.backbone import Loading, load_backbone
 from patentft.models.load import position_limit
 from patentft.models.template import PromptConfig, Template, shortened
 from patentft.objectives.encoded import Encoded, pad
 from patentft.objectives.packed import IGNORED
 from patentft.objectives.texts import PreferenceTexts
+
+
+class PairPrompt(Config):
+    """How the model is asked whether a patent helps with a technique: in training, and when it scores."""
+
+    prompt: PromptConfig = PromptConfig()
+    max_tokens: int = Field(default=1024, ge=2)
+    """Of prompt and answer together. The context (for pairs: the section) is cut at its end to what is left."""
+    patent_tokens: int = Field(default=320, ge=1)
+    """For pairs: the patent is kept whole up to this many tokens."""
+    question: str = "Is the patent useful for the pollution abatement technique? Answer only {yes} or {no}."
+    """For pairs: what stands before the section and the patent. {yes} and {no} are the answers below."""
+    section_label: str = "Technique"
+    """For pairs: what stands before the section, and a colon."""
+    patent_label: str = "Patent"
+    """For pairs: what stands before the patent, and a colon."""
+    yes: str = Field(default="Yes", min_length=1)
+    """For pairs: the answer where the label is 1."""
+    no: str = Field(default="No", min_length=1)
+    """For pairs: the answer where the label is 0."""
+
+    @field_validator("yes", "no", mode="before")
+    @classmethod
+    def _in_quotes(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"YAML reads Yes, No, On and Off as true and false, here as {value}: put quotes around it")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> PairPrompt:
+        if self.yes.strip() == self.no.strip():
+            raise ValueError(f"yes and no are both {self.yes!r}: give two different answers")
+        if self.patent_tokens >= self.max_tokens:
+            raise ValueError(f"patent_tokens {self.patent_tokens} leaves no room in max_tokens {self.max_tokens}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -56,6 +92,23 @@ class Example:
 def question(name: str, context: str | None, text: str, answers: Sequence[str]) -> Asked:
     """A row of QA or PREFERENCES: the context first, then the question."""
     return Asked(name, "", context or "", f"\n\n{text}", tuple(answers))
+
+
+def asked_pair(config: PairPrompt, name: str, section: str, patent: str) -> Asked:
+    """The patent comes last: all patents of a technique share the prompt up to it."""
+    asks = config.question.replace("{yes}", config.yes).replace("{no}", config.no)
+    before, after = f"{asks}\n\n{config.section_label}: ", f"\n\n{config.patent_label}: {patent}"
+    return Asked(name, before, section, after, (config.yes, config.no))
+
+
+def cut_texts(texts: Sequence[str], tokenizer: Any, limit: int) -> dict[str, str]:
+    """Each text up to `limit` tokens of its own."""
+    kept: dict[str, str] = {}
+    for text in dict.fromkeys(texts):
+        tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans = tokens["offset_mapping"]
+        kept[text] = text if len(spans) <= limit else text[: spans[limit - 1][1]]
+    return kept
 
 
 class Prompter:

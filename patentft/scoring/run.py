@@ -1,6 +1,6 @@
 """Score the candidates in Ray actors, shard by shard, then combine and calibrate.
 
-    CANDIDATES -> shards of fixed rows -> actors: cross-encoder logits, one committed part of LOGITS per shard
+    CANDIDATES -> shards of fixed rows -> actors: an engine's logits, one committed part of LOGITS per shard
       -> weights (trained, or fitted on the valid side) -> calibration on the valid side -> SCORES
 
 An actor that dies is started again and its shard scored again; a driver that dies finds the committed shards. Either
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any, Literal
@@ -34,9 +35,9 @@ from patentft.corpus.text import technique_text
 from patentft.models.load import local_folder
 from patentft.scoring import calibrate
 from patentft.scoring.combine import Features, fit_weights, log_odds
+from patentft.scoring.engines import ENGINES, CrossEncoderConfig, Engine, EngineConfig, Settings
 from patentft.scoring.partition import whole_techniques
-from patentft.scoring.plan import shard_bounds, swap_pairs
-from patentft.scoring.scorer import load_scorer
+from patentft.scoring.plan import group_rows, shard_bounds, swap_pairs
 from patentft.search.lexical import load as load_lexical
 from patentft.stage import Context, ModelRef, Stage, StageRef
 from patentft.store import StageFolder
@@ -52,12 +53,16 @@ class ScoreConfig(Config):
     techniques: StageRef
     """The embed stage of the techniques that the search used: it knows where each chunk begins and ends."""
     model: ModelRef
-    """A train stage (objective rank), or any sequence classifier with one logit."""
+    """A train stage (objective rank; for engine torch, objective instruct), or any model that the engine can run."""
+    engine: EngineConfig = CrossEncoderConfig()
+    """What runs the model: cross_encoder, a sequence classifier with one logit; torch, a decoder that is asked."""
     text: list[Literal["title", "abstract", "claims", "first_claim"]] = ["title", "abstract"]
     max_tokens: int = 384
+    """Of a pair. (Engine torch: engine.prompt.max_tokens.)"""
     patent_tokens: int = 224
+    """(Engine torch: engine.prompt.patent_tokens.)"""
     cosine_weight: float | None = None
-    """Weight of the cosine in the log-odds; unset: what the model's configuration carries."""
+    """Weight of the cosine in the log-odds; unset: what the model's configuration carries (engine torch: none)."""
     lexical: StageRef | None = None
     """A lexical stage whose TF-IDF cosine of the pair becomes a third part of the log-odds; needs weights: fitted."""
     weights: Literal["trained", "fitted"] = "trained"
@@ -74,8 +79,8 @@ class ScoreConfig(Config):
     cpus_per_worker: float = runtime(1.0)
     gpus_per_worker: float = runtime(0.0)
     tokens_per_batch: int = Field(default=1024, ge=1)
-    """Padded tokens of a forward pass: 1,024 stays in a CPU's cache, a GPU wants 65,536. Part of the hash: it moves the
-    last bits of a score."""
+    """Padded tokens (engine torch: packed ones) of a forward pass: 1,024 stays in a CPU's cache, a GPU wants 65,536.
+    Part of the hash: it moves the last bits of a score."""
     max_restarts: int = runtime(5)
     """How often a dead actor is started again."""
 
@@ -83,6 +88,13 @@ class ScoreConfig(Config):
     def _lexical_needs_a_weight(self) -> ScoreConfig:
         if self.lexical is not None and self.weights == "trained":
             raise ValueError("lexical has no trained weight: set weights: fitted, or leave lexical out")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_in_one_place(self) -> ScoreConfig:
+        for name in ("max_tokens", "patent_tokens"):
+            if self.engine.kind == "torch" and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"engine torch does not read {name}: set engine.prompt.{name} instead")
         return self
 
 
@@ -97,21 +109,29 @@ def run(config: ScoreConfig, context: Context) -> dict[str, Any]:
     candidates = context.input(config.candidates).read("candidates")
     if candidates.num_rows == 0:
         raise ConfigError(f"stage {config.candidates!r} found no candidates: nothing to score")
-    bounds = shard_bounds(candidates.num_rows, config.pairs_per_shard)
-    missing = context.folder.missing_parts("logits", len(bounds))
+    shards = shard_rows(config, candidates)
+    missing = context.folder.missing_parts("logits", len(shards))
     swaps = _swaps(config, context, candidates)
     if missing or (swaps and not context.folder.has_part("swaps", 0)):
-        _score_shards(config, context, candidates, bounds, missing, swaps)
+        _score_shards(config, context, candidates, shards, missing, swaps)
     if not swaps:
         context.folder.write_part("swaps", 0, schema.SWAPS.empty_table())
-    return {"pairs_scored": candidates.num_rows, "shards": len(bounds), **_finish(config, context, len(bounds))}
+    return {"pairs_scored": candidates.num_rows, "shards": len(shards), **_finish(config, context, len(shards))}
+
+
+def shard_rows(config: ScoreConfig, candidates: pa.Table) -> list[np.ndarray]:
+    """Rows of each shard: as the candidates come, or with the pairs of a section together where the engine gains."""
+    if not ENGINES[config.engine.kind].GROUPED:
+        return [np.arange(low, high) for low, high in shard_bounds(candidates.num_rows, config.pairs_per_shard)]
+    sections = zip(candidates["technique_id"].to_pylist(), candidates["chunk"].to_pylist(), strict=True)
+    return group_rows(list(sections), config.pairs_per_shard)
 
 
 def _score_shards(
     config: ScoreConfig,
     context: Context,
     candidates: pa.Table,
-    bounds: list[tuple[int, int]],
+    shards: list[np.ndarray],
     missing: list[int],
     swaps: list[tuple[int, str]],
 ) -> None:
@@ -133,25 +153,25 @@ def _score_shards(
         actor_class.options(**options).remote(config, context.model(config.model), shared, context.folder)
         for _ in range(num_workers)
     ]
-    started, scored = time.monotonic(), 0
+    started = time.monotonic()
     waiting = list(reversed(missing))
     running: dict[Any, tuple[Any, int]] = {}
 
     def start(actor: Any) -> None:
         if waiting:
             index = waiting.pop()
-            low, high = bounds[index]
-            running[actor.score.remote(index, candidates.slice(low, high - low).combine_chunks())] = (actor, index)
+            running[actor.score.remote(index, candidates.take(shards[index]).combine_chunks())] = (actor, index)
 
     try:
         for actor in actors:
             start(actor)
-        total = sum(high - low for low, high in (bounds[index] for index in missing))
+        total = sum(len(shards[index]) for index in missing)
+        counts: Counter[str] = Counter()
         for _ in context.progress.bar(range(len(missing)), len(missing), "shards scored"):
             (ready,), _ = ray.wait(list(running), num_returns=1)
             actor, index = running.pop(ready)
             try:
-                scored += ray.get(ready)
+                counts.update(ray.get(ready))
             except RayActorError as error:
                 raise RuntimeError(
                     f"shard {index} killed its actor more than {config.max_restarts} times (out of memory? lower "
@@ -161,6 +181,7 @@ def _score_shards(
         if missing:
             rate = total / max(time.monotonic() - started, 1e-9)
             context.progress.say(f"  {total:,} pairs at {rate:.1f} pairs/s by {num_workers} actors")
+            context.progress.say("  " + ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
         if swaps and not context.folder.has_part("swaps", 0):
             rows = candidates.take([row for row, _ in swaps]).combine_chunks()
             ray.get(actors[0].swap.remote(rows, [other for _, other in swaps]))
@@ -178,27 +199,21 @@ class ShardScorer:
             torch.set_num_threads(max(1, int(config.cpus_per_worker)))
         self.sections, self.patents = texts
         self.folder = folder
-        self.scorer, _ = load_scorer(
-            model,
-            device=device,
-            max_tokens=config.max_tokens,
-            patent_tokens=config.patent_tokens,
-            tokens_per_batch=config.tokens_per_batch,
-        )
+        settings = Settings(config.max_tokens, config.patent_tokens, config.tokens_per_batch, f"{folder.name}.engine")
+        self.engine: Engine = ENGINES[config.engine.kind].load(config.engine, model, device, settings)
 
-    def score(self, index: int, pairs: pa.Table) -> int:
-        """Commit part `index` of LOGITS; returns the number of pairs."""
+    def score(self, index: int, pairs: pa.Table) -> dict[str, int]:
+        """Commit part `index` of LOGITS; returns the engine's counts."""
         columns = {name: pairs[name] for name in ("technique_id", "patent_id", "role", "cosine")}
-        columns["cross_logit"] = pa.array(
-            self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
-        )
+        logits, counts = self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
+        columns["cross_logit"] = pa.array(logits)
         self.folder.write_part("logits", index, pa.table(columns, schema=schema.LOGITS))
-        return pairs.num_rows
+        return counts
 
     def swap(self, pairs: pa.Table, others: list[str]) -> None:
         """Commit SWAPS: the same patents with their own section and with another technique's first chunk."""
-        own = self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
-        swapped = self._logits(pairs, others, [0] * len(others))
+        own, _ = self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
+        swapped, _ = self._logits(pairs, others, [0] * len(others))
         columns = {
             "technique_id": pairs["technique_id"],
             "patent_id": pairs["patent_id"],
@@ -208,10 +223,10 @@ class ShardScorer:
         }
         self.folder.write_part("swaps", 0, pa.table(columns, schema=schema.SWAPS))
 
-    def _logits(self, pairs: pa.Table, techniques: list[str], chunks: list[int]) -> np.ndarray:
+    def _logits(self, pairs: pa.Table, techniques: list[str], chunks: list[int]) -> tuple[np.ndarray, dict[str, int]]:
         sections = [self.sections[technique, chunk] for technique, chunk in zip(techniques, chunks, strict=True)]
         patents = [self.patents[patent] for patent in pairs["patent_id"].to_pylist()]
-        return self.scorer.logits(sections, patents)[0]
+        return self.engine.logits(sections, patents)
 
 
 def _swaps(config: ScoreConfig, context: Context, candidates: pa.Table) -> list[tuple[int, str]]:
@@ -329,6 +344,8 @@ def _fitted(
 
 def _trained_weights(config: ScoreConfig, context: Context) -> dict[str, float]:
     """logit + cosine_weight * (cosine - cosine_center), from the stage's config or from what the model carries."""
+    if config.engine.kind == "torch":
+        return {"cross": 1.0, "cosine": config.cosine_weight or 0.0}
     carried = json.loads((local_folder(context.model(config.model)) / "config.json").read_text()).get("patentft") or {}
     weight = carried.get("cosine_weight") if config.cosine_weight is None else config.cosine_weight
     if weight is None:
