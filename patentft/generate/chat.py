@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from patentft.generate.cache import AnswerCache
-from patentft.generate.interface import Completion, Generator, Prompt, Settings
+from patentft.generate.interface import Completion, Generator, Interrupted, Prompt, Settings
 from patentft.generate.structured import SchemaCheck
 from patentft.models.template import Message
 
@@ -35,6 +35,7 @@ class Answer:
     problem: str | None = None  # what the schema says of the last attempt; None: nothing
     attempts: int = 1
     cached: bool = False  # it was stored before: no model was run
+    first_token: dict[str, float] | None = None  # as in Completion, of the last attempt
 
 
 class Chat:
@@ -86,9 +87,14 @@ class Chat:
         for attempt in range(1, self.retries + 2):
             if not waiting:
                 break
-            completions = self.generator.generate(list(waiting.values()), self.settings)
-            written = dict(zip(waiting, completions, strict=True))
-            for index, completion in written.items():
+            stopped: Interrupted | None = None
+            try:
+                completions = dict(enumerate(self.generator.generate(list(waiting.values()), self.settings)))
+            except Interrupted as error:  # what was answered before is stored, then the error goes on
+                completions, stopped = error.completions, error
+            order = list(waiting)
+            for place, completion in completions.items():
+                index = order[place]
                 answer = _answer(completion, check, attempt)
                 if answer.problem is not None and attempt <= self.retries:
                     waiting[index] = _again(waiting[index], completion.text, answer.problem)
@@ -97,6 +103,8 @@ class Chat:
                 found[index] = answer
                 if self.cache is not None:
                     self.cache.write(asked[index], asdict(answer))
+            if stopped is not None:
+                raise stopped
         return [found[index] for index in range(len(conversations))]
 
     def _asked(self, messages: Sequence[Message], schema: Mapping[str, Any] | None) -> dict[str, Any]:
