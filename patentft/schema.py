@@ -91,6 +91,7 @@ LOGITS = pa.schema(
         pa.field("patent_id", pa.string(), nullable=False),
         pa.field("role", pa.string(), nullable=False),  # as in CANDIDATES
         pa.field("cosine", pa.float32(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),
         pa.field("cross_logit", pa.float32(), nullable=False),
     ]
 )
@@ -102,6 +103,7 @@ SCORES = pa.schema(
         pa.field("patent_id", pa.string(), nullable=False),
         pa.field("role", pa.string(), nullable=False),  # as in CANDIDATES
         pa.field("cosine", pa.float32(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),  # as in CANDIDATES
         pa.field("lexical", pa.float32()),  # TF-IDF cosine of the whole texts; null when the scorer does not use it
         pa.field("cross_logit", pa.float32(), nullable=False),  # the cross-encoder's part of the log-odds
         pa.field("log_odds", pa.float32(), nullable=False),  # the scorer's, natural log, fp32

@@ -188,7 +188,7 @@ class ShardScorer:
 
     def score(self, index: int, pairs: pa.Table) -> int:
         """Commit part `index` of LOGITS; returns the number of pairs."""
-        columns = {name: pairs[name] for name in ("technique_id", "patent_id", "role", "cosine")}
+        columns = {name: pairs[name] for name in ("technique_id", "patent_id", "role", "cosine", "chunk")}
         columns["cross_logit"] = pa.array(
             self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
         )
@@ -251,7 +251,7 @@ def _finish(config: ScoreConfig, context: Context, num_shards: int) -> dict[str,
         odds = log_odds(features, fitted["weights"])
         nulls = pa.nulls(len(odds), pa.float32())
         columns = {
-            **{name: table[name] for name in ("technique_id", "patent_id", "role", "cosine", "cross_logit")},
+            **{name: table[name] for name in schema.LOGITS.names},
             "lexical": pa.array(features["lexical"]) if "lexical" in features else nulls,
             "log_odds": pa.array(odds),
             "probability": pa.array(calibrator.apply(odds).astype(np.float32)) if calibrator else nulls,
