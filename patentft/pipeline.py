@@ -63,6 +63,7 @@ def kinds() -> dict[str, Stage]:
     from patentft.report.run import REPORT
     from patentft.scoring.run import SCORE
     from patentft.scoring.shortlist import SHORTLIST
+    from patentft.scoring.validate import VALIDATE
     from patentft.search.lexical import LEXICAL
     from patentft.search.run import EMBED, SEARCH
     from patentft.search.union import UNION
@@ -86,6 +87,7 @@ def kinds() -> dict[str, Stage]:
         "train": TRAIN,
         "score": SCORE,
         "shortlist": SHORTLIST,
+        "validate": VALIDATE,
         "report": REPORT,
         "profile": PROFILE,
         "export": EXPORT,
