@@ -26,7 +26,7 @@ Bools = NDArray[np.bool_]
 
 def quantile_edges(log_odds: NDArray[np.floating], bins: int) -> Floats:
     """(bins - 1 or fewer,) log-odds that cut all pairs into bins of like size."""
-    return np.unique(np.quantile(log_odds, np.linspace(0, 1, bins + 1)[1:-1]))
+    return np.unique(np.quantile(log_odds.astype(np.float64), np.linspace(0, 1, bins + 1)[1:-1]))
 
 
 def strata_of(log_odds: NDArray[np.floating], yes: Bools, edges: Floats) -> Ints:

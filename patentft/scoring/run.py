@@ -240,7 +240,8 @@ def _finish(config: ScoreConfig, context: Context, num_shards: int) -> dict[str,
 
     features_of = _features(config, context)
     valid = pa.concat_tables(shard.filter(pc.equal(shard["role"], "valid")) for shard in shards())
-    matched = pa.array([f"{technique}\0{patent}" for technique, patent in match_list(context.input(config.data))])
+    known = [f"{technique}\0{patent}" for technique, patent in match_list(context.input(config.data))]
+    matched = pa.array(known, pa.string())
     labels = pc.is_in(pc.binary_join_element_wise(valid["technique_id"], valid["patent_id"], "\0"), value_set=matched)
     techniques = np.array(valid["technique_id"].to_pylist())
     fitted = _fitted(config, context, features_of(valid), techniques, labels.to_numpy())
