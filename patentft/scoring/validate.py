@@ -45,6 +45,8 @@ JSON_ANSWER = {
     "properties": {"answer": {"enum": ["yes", "no"]}},
     "required": ["answer"],
 }
+PER_REQUEST = 16
+"""Prompts for each of an endpoint's concurrent requests before the answers are stored."""
 
 
 class ValidateConfig(Config):
@@ -97,6 +99,8 @@ class ValidateConfig(Config):
             raise ValueError("set one of model and endpoint")
         if self.endpoint is not None and self.cache is None:
             raise ValueError("an endpoint's answers are paid for: set cache to a folder that keeps them")
+        if self.answer == "json" and self.settings.max_new_tokens < 16:
+            raise ValueError(f"JSON does not fit into settings.max_new_tokens = {self.settings.max_new_tokens}: set 32")
         if self.endpoint is not None and self.prompt.template == "plain":
             raise ValueError("an endpoint writes its own chat template: leave prompt.template at chat")
         return self
@@ -225,7 +229,8 @@ class _Judge:
         if config.answer == "logprobs" and not settings.first_token_logprobs:
             settings = settings.model_copy(update={"first_token_logprobs": 20})
         cache = AnswerCache(Location(config.cache)) if config.cache else None
-        self.chat = Chat(generator, settings, cache)
+        at_once = PER_REQUEST * config.endpoint.concurrency if config.endpoint is not None else None
+        self.chat = Chat(generator, settings, cache, at_once=at_once)
 
     def close(self, context: Context) -> None:
         if self.endpoint is not None:

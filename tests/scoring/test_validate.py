@@ -155,6 +155,7 @@ def test_what_counts_as_an_answer():
     ("values", "message"),
     [
         ({}, "set one of model and endpoint"),
+        ({"model": "m", "answer": "json"}, "JSON does not fit into settings.max_new_tokens = 8"),
         ({"endpoint": {"base_url": "http://h/v1", "model": "m"}}, "set cache to a folder"),
         ({"model": "m", "endpoint": {"base_url": "http://h/v1", "model": "m"}}, "set one of model and endpoint"),
     ],
