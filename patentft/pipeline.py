@@ -62,8 +62,11 @@ def kinds() -> dict[str, Stage]:
     from patentft.report.profile.run import PROFILE
     from patentft.report.run import REPORT
     from patentft.scoring.run import SCORE
+    from patentft.scoring.shortlist import SHORTLIST
+    from patentft.scoring.validate import VALIDATE
     from patentft.search.lexical import LEXICAL
     from patentft.search.run import EMBED, SEARCH
+    from patentft.search.union import UNION
     from patentft.train.run import TRAIN
 
     return {
@@ -78,10 +81,13 @@ def kinds() -> dict[str, Stage]:
         "embed": EMBED,
         "search": SEARCH,
         "lexical": LEXICAL,
+        "union": UNION,
         "pairs": PAIRS,
         "tiny_model": TINY_MODEL,
         "train": TRAIN,
         "score": SCORE,
+        "shortlist": SHORTLIST,
+        "validate": VALIDATE,
         "report": REPORT,
         "profile": PROFILE,
         "export": EXPORT,

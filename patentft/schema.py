@@ -91,6 +91,7 @@ LOGITS = pa.schema(
         pa.field("patent_id", pa.string(), nullable=False),
         pa.field("role", pa.string(), nullable=False),  # as in CANDIDATES
         pa.field("cosine", pa.float32(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),
         pa.field("cross_logit", pa.float32(), nullable=False),
     ]
 )
@@ -102,6 +103,7 @@ SCORES = pa.schema(
         pa.field("patent_id", pa.string(), nullable=False),
         pa.field("role", pa.string(), nullable=False),  # as in CANDIDATES
         pa.field("cosine", pa.float32(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),  # as in CANDIDATES
         pa.field("lexical", pa.float32()),  # TF-IDF cosine of the whole texts; null when the scorer does not use it
         pa.field("cross_logit", pa.float32(), nullable=False),  # the cross-encoder's part of the log-odds
         pa.field("log_odds", pa.float32(), nullable=False),  # the scorer's, natural log, fp32
@@ -118,6 +120,25 @@ SWAPS = pa.schema(
         pa.field("swapped_logit", pa.float32(), nullable=False),  # with the other's: a scorer that reads must move
     ]
 )
+
+VALIDATIONS = pa.schema(
+    [
+        pa.field("technique_id", pa.string(), nullable=False),
+        pa.field("patent_id", pa.string(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),  # this and the next two as in SCORES
+        pa.field("log_odds", pa.float32(), nullable=False),
+        pa.field("probability", pa.float32()),
+        pa.field("stratum", pa.int32(), nullable=False),  # twice the quantile of the log-odds, one more for a yes
+        pa.field("yes", pa.bool_(), nullable=False),  # the scorer's
+        pa.field("judged_yes", pa.bool_()),  # the second model's; null when it said neither yes nor no
+        pa.field("judged_log_odds", pa.float32()),  # null when they were not asked for
+        pa.field("text", pa.string(), nullable=False),  # what it wrote
+        pa.field("text_cut", pa.bool_(), nullable=False),  # section or patent, to the lengths given
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("answer_tokens", pa.int32(), nullable=False),
+    ]
+)
+"""What a second model says of some of SCORES, by technique and patent."""
 
 SIMILAR = pa.schema(
     [
@@ -315,6 +336,7 @@ TABLES: dict[str, pa.Schema] = {
     "logits": LOGITS,
     "scores": SCORES,
     "swaps": SWAPS,
+    "validations": VALIDATIONS,
     "texts": TEXTS,
     "labels": LABELS,
     "near_duplicates": NEAR_DUPLICATES,

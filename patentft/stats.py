@@ -252,8 +252,10 @@ def best_f1_threshold(scores: ArrayLike, labels: ArrayLike) -> tuple[float, floa
     return float(thresholds[best]), float(values[best])
 
 
-def cohen_kappa(a: ArrayLike, b: ArrayLike) -> float:
+def cohen_kappa(a: ArrayLike, b: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Agreement of two annotators beyond chance; a, b (n,) categories of any dtype. Cohen 1960.
+
+    weights (n,): how many rows each stands for, where rows were drawn with different shares.
 
     ValueError when both gave one and the same label to all rows: chance agreement is 1, kappa is 0/0.
     """
@@ -262,7 +264,12 @@ def cohen_kappa(a: ArrayLike, b: ArrayLike) -> float:
         raise ValueError(f"annotators have shapes {x.shape} and {y.shape}: pass the labels of the same rows")
     if (x == x[0]).all() and (y == x[0]).all():
         raise ValueError(f"both annotators always said {x[0]!r}: kappa is undefined, add rows of another class")
-    return float(sklearn.metrics.cohen_kappa_score(x, y))
+    counts = np.ones(x.size) if weights is None else as_scores(weights, "weights", finite=True, length=x.size)
+    labels, codes = np.unique(np.concatenate([x, y]), return_inverse=True)
+    pairs = codes[: x.size] * labels.size + codes[x.size :]
+    shares = np.bincount(pairs, counts, labels.size**2).reshape(labels.size, labels.size) / counts.sum()
+    chance = float(shares.sum(axis=0) @ shares.sum(axis=1))
+    return (float(np.trace(shares)) - chance) / (1 - chance)
 
 
 class McNemar(NamedTuple):

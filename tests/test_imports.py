@@ -32,8 +32,8 @@ BELOW = {
     "train": SPINE | {"corpus", "models", "objectives"},
     "tune": SPINE | {"corpus", "models", "objectives", "train"},
     "search": SPINE | {"corpus", "models"},
-    # a scorer asks with the words it was trained with: objectives.rank
-    "scoring": SPINE | {"corpus", "models", "objectives", "search"},
+    # a scorer asks with the words it was trained with: objectives.rank; a validator asks another model: generate
+    "scoring": SPINE | {"corpus", "models", "objectives", "generate", "search"},
     "active": SPINE | {"corpus", "models", "objectives", "generate", "train", "search", "scoring"},
     "forecast": SPINE | {"corpus", "models", "search"},
 }

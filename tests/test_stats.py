@@ -164,6 +164,7 @@ def test_cohen_kappa_textbook_value():
     a = [1] * 25 + [0] * 25  # 20 both yes, 5 only a, 10 only b, 15 both no: kappa .4
     b = [1] * 20 + [0] * 5 + [1] * 10 + [0] * 15
     assert stats.cohen_kappa(a, b) == pytest.approx(0.4)
+    assert stats.cohen_kappa([1, 1, 0, 0], [1, 0, 1, 0], weights=[20, 5, 10, 15]) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("prevalence", [0.1, 0.25, 0.5])

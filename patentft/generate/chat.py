@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from patentft.generate.cache import AnswerCache
-from patentft.generate.interface import Completion, Generator, Prompt, Settings
+from patentft.generate.interface import Completion, Generator, Interrupted, Prompt, Settings
 from patentft.generate.structured import SchemaCheck
 from patentft.models.template import Message
 
@@ -35,21 +35,29 @@ class Answer:
     problem: str | None = None  # what the schema says of the last attempt; None: nothing
     attempts: int = 1
     cached: bool = False  # it was stored before: no model was run
+    first_token: dict[str, float] | None = None  # as in Completion, of the last attempt
 
 
 class Chat:
     """Answers from one generator with one set of settings.
 
     retries: how often an answer that does not fit the schema is asked for again, the wrong one and what is wrong with
-    it in the conversation.
+    it in the conversation. at_once: how many prompts the generator is given in a call, None: all. A call's answers are
+    stored after it, so that is what a killed process loses.
     """
 
     def __init__(
-        self, generator: Generator, settings: Settings, cache: AnswerCache | None = None, retries: int = 2
+        self,
+        generator: Generator,
+        settings: Settings,
+        cache: AnswerCache | None = None,
+        retries: int = 2,
+        at_once: int | None = None,
     ) -> None:
-        if retries < 0:
-            raise ValueError(f"retries is {retries}: expected 0 or more")
+        if retries < 0 or (at_once is not None and at_once < 1):
+            raise ValueError(f"retries is {retries}, expected 0 or more; at_once is {at_once}, expected 1 or more")
         self.generator, self.settings, self.cache, self.retries = generator, settings, cache, retries
+        self.at_once = at_once
 
     def chat(self, messages: Sequence[Message], schema: Mapping[str, Any] | None = None) -> Answer:
         """Raises InvalidAnswer when no attempt fits the schema, ConfigError for what the generator cannot take."""
@@ -84,19 +92,28 @@ class Chat:
             if index not in found
         }
         for attempt in range(1, self.retries + 2):
-            if not waiting:
-                break
-            completions = self.generator.generate(list(waiting.values()), self.settings)
-            written = dict(zip(waiting, completions, strict=True))
-            for index, completion in written.items():
-                answer = _answer(completion, check, attempt)
-                if answer.problem is not None and attempt <= self.retries:
-                    waiting[index] = _again(waiting[index], completion.text, answer.problem)
-                    continue
-                del waiting[index]
-                found[index] = answer
-                if self.cache is not None:
-                    self.cache.write(asked[index], asdict(answer))
+            several = list(waiting)
+            step = self.at_once or max(len(several), 1)
+            for low in range(0, len(several), step):
+                indices = several[low : low + step]
+                stopped: Interrupted | None = None
+                try:
+                    prompts = [waiting[index] for index in indices]
+                    completions = dict(enumerate(self.generator.generate(prompts, self.settings)))
+                except Interrupted as error:  # what was answered before is stored, then the error goes on
+                    completions, stopped = error.completions, error
+                for place, completion in completions.items():
+                    index = indices[place]
+                    answer = _answer(completion, check, attempt)
+                    if answer.problem is not None and attempt <= self.retries:
+                        waiting[index] = _again(waiting[index], completion.text, answer.problem)
+                        continue
+                    del waiting[index]
+                    found[index] = answer
+                    if self.cache is not None:
+                        self.cache.write(asked[index], asdict(answer))
+                if stopped is not None:
+                    raise stopped
         return [found[index] for index in range(len(conversations))]
 
     def _asked(self, messages: Sequence[Message], schema: Mapping[str, Any] | None) -> dict[str, Any]:

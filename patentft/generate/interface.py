@@ -1,17 +1,17 @@
-"""What every source of text gives and takes: `Generator`, of which `local.LocalModel` is one.
+"""What every source of text gives and takes: `Generator`, which `local.LocalModel` and `endpoint.Endpoint` are.
 
     Prompt (messages, seed) --Generator.generate--> Completion (text, tokens, whether it ended by itself)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import Field
 
-from patentft.config import Config
+from patentft.config import Config, ConfigError
 from patentft.models.template import Message
 
 
@@ -26,6 +26,8 @@ class Settings(Config):
     """Drawn from the likeliest tokens that hold this share of the probability (Holtzman et al. 2020)."""
     seed: int = Field(default=0, ge=0)
     """Of the draws. Each prompt has draws of its own, so an answer does not depend on what else is asked."""
+    first_token_logprobs: int = Field(default=0, ge=0, le=20)
+    """How many of the likeliest first tokens are given with their log-probabilities; 0: none."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ class Completion:
     prompt_tokens: int
     answer_tokens: int  # the end token included
     finished: bool  # False: cut at max_new_tokens
+    first_token: dict[str, float] | None = None
+    """Text of a likely first token -> natural log of its probability (at temperature 1), when it was asked for."""
+
+
+class Interrupted(ConfigError):
+    """Some prompts have no completion; those that have one are not lost: index in the call -> completion."""
+
+    def __init__(self, message: str, completions: Mapping[int, Completion]) -> None:
+        super().__init__(message)
+        self.completions = dict(completions)
 
 
 class Generator(Protocol):
@@ -58,5 +70,6 @@ class Generator(Protocol):
         ...
 
     def generate(self, prompts: Sequence[Prompt], settings: Settings) -> list[Completion]:
-        """A completion for each prompt, in their order. Raises ConfigError that names a prompt it cannot take."""
+        """A completion for each prompt, in their order. Raises ConfigError that names a prompt it cannot take, and
+        Interrupted where others of the call have been answered by then."""
         ...

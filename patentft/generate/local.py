@@ -69,33 +69,34 @@ class LocalModel:
         for batch in _batches([len(ids) for ids in rows], settings.max_new_tokens, self.tokens_per_batch):
             draws = [_draws(prompts[row], settings) for row in batch]
             try:
-                written = self._write([rows[row] for row in batch], draws, settings)
+                written, first = self._write([rows[row] for row in batch], draws, settings)
             except torch.OutOfMemoryError as error:
                 raise ConfigError(
                     f"{len(batch)} prompts of up to {len(rows[batch[0]]):,} tokens with {settings.max_new_tokens:,} "
                     f"new ones do not fit into the device's memory: lower tokens_per_batch (now "
                     f"{self.tokens_per_batch:,}), or set dtype: bfloat16"
                 ) from error
-            for row, tokens in zip(batch, written, strict=True):
-                found[row] = self._completion(len(rows[row]), tokens)
+            for row, tokens, likely in zip(batch, written, first, strict=True):
+                found[row] = self._completion(len(rows[row]), tokens, likely)
         return [completion for completion in found if completion is not None]
 
-    def _completion(self, prompt_tokens: int, tokens: list[int]) -> Completion:
+    def _completion(self, prompt_tokens: int, tokens: list[int], first: dict[str, float] | None) -> Completion:
         finished = tokens[-1] in self.ends
         text = self.tokenizer.decode(tokens[:-1] if finished else tokens, skip_special_tokens=True)
-        return Completion(text.strip(), prompt_tokens, len(tokens), finished)
+        return Completion(text.strip(), prompt_tokens, len(tokens), finished, first)
 
     @torch.inference_mode()
     def _write(
         self, rows: Sequence[list[int]], draws: Sequence[np.random.Generator | None], settings: Settings
-    ) -> list[list[int]]:
-        """The tokens of each row's answer, the end token last where there is one."""
+    ) -> tuple[list[list[int]], list[dict[str, float] | None]]:
+        """The tokens of each row's answer, the end token last where there is one, and its likely first tokens."""
         run = _Uncached if isinstance(self.model, VirtualTokens) else _Cached
         steps = run(self.model, rows, self.tokenizer.pad_token_id or 0, self.device)
         written: list[list[int]] = [[] for _ in rows]
         kept = list(range(len(rows)))  # the rows that `steps` still computes; some of them may have ended
         ended: set[int] = set()
         logits = steps.first()
+        first = self._likely(logits, settings.first_token_logprobs)
         while True:
             chosen = _choose(logits, [draws[row] for row in kept], settings)
             for row, token in zip(kept, chosen, strict=True):
@@ -104,12 +105,26 @@ class LocalModel:
                     if token in self.ends or len(written[row]) == settings.max_new_tokens:
                         ended.add(row)
             if len(ended) == len(rows):
-                return written
+                return written, first
             open_places = [place for place, row in enumerate(kept) if row not in ended]
             if 2 * len(open_places) <= len(kept):
                 steps.keep(open_places)
                 kept, chosen = [kept[place] for place in open_places], [chosen[place] for place in open_places]
             logits = steps.next(chosen)
+
+    def _likely(self, logits: torch.Tensor, count: int) -> list[dict[str, float] | None]:
+        """Of each row of logits (B, vocabulary) float32, `count` tokens as texts; those of one text count together."""
+        if not count:
+            return [None] * len(logits)
+        tops = torch.log_softmax(logits, dim=-1).topk(count, dim=-1)
+        found: list[dict[str, float] | None] = []
+        for values, tokens in zip(tops.values.tolist(), tops.indices.tolist(), strict=True):
+            likely: dict[str, float] = {}
+            for value, token in zip(values, tokens, strict=True):
+                text = self.tokenizer.decode([token])
+                likely[text] = float(np.logaddexp(likely[text], value)) if text in likely else value
+            found.append(likely)
+        return found
 
 
 def load_local(

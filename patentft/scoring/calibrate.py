@@ -10,7 +10,7 @@ Rank by log-odds, not by P(yes): a float64 probability saturates beyond log-odds
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -202,7 +202,7 @@ def cross_fit(
     if kind == "isotonic" and z.size < min_isotonic:
         fit(kind, z, y, min_isotonic=min_isotonic)  # refuses, with the reason
     codes = np.unique(ids, return_inverse=True)[1]
-    fold = _folds(y, codes, folds, seed)
+    fold = grouped_folds(y, codes, folds, seed)
     out, calibrators = np.empty(z.size), []
     for k in range(folds):
         try:
@@ -213,7 +213,11 @@ def cross_fit(
     return CrossFit(expit(out), out, fold, tuple(calibrators), _summary(z, y), _summary(out, y))
 
 
-def _folds(y: NDArray[np.bool_], codes: NDArray[np.intp], folds: int, seed: int) -> NDArray[np.int64]:
+def grouped_folds(y: NDArray[np.bool_], codes: NDArray[np.intp], folds: int, seed: int) -> NDArray[np.int64]:
+    """(n,) the fold of each label: no group (codes (n,) from 0) is in two, shares of positives are alike.
+
+    ValueError when groups or positives are fewer than folds.
+    """
     smallest, num_groups = int(min(y.sum(), (~y).sum())), int(codes.max()) + 1
     if folds < 2 or folds > min(smallest, num_groups):
         raise ValueError(
@@ -232,6 +236,34 @@ def _folds(y: NDArray[np.bool_], codes: NDArray[np.intp], folds: int, seed: int)
 def _summary(z: Floats, y: NDArray[np.bool_]) -> dict[str, float]:
     p = expit(z)
     return {"ece": stats.ece(p, y), "brier": stats.brier(p, y), "nll": float(np.mean(np.logaddexp(0, z) - y * z))}
+
+
+def intervals(
+    log_odds: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, stats.Interval]:
+    """ece, brier and nll of calibrated log-odds (n,), such as those of `cross_fit`, with bootstraps over groups (n,).
+
+    An ECE of few labels is too high, for bins of a calibrated scorer are off by chance; a resample's is by as much
+    higher still. So its interval is the basic one (Davison & Hinkley 1997, §5.2), which takes that off twice, and cut
+    at 0: the estimate may stand above it.
+    """
+    z = stats.as_scores(log_odds, "log_odds", finite=True)
+    y = stats.as_labels(labels, z.size)
+    p = expit(z)
+    given = (groups, num_resamples, seed, level)
+    ece = stats.bootstrap_statistic(stats.ece, (p, y), *given)
+    low, high = (max(0.0, 2 * ece.estimate - end) for end in (ece.high, ece.low))
+    return {
+        "ece": replace(ece, low=low, high=high),
+        "brier": stats.bootstrap_mean((p - y) ** 2, *given),
+        "nll": stats.bootstrap_mean(np.logaddexp(0, z) - y * z, *given),
+    }
 
 
 def shift_prior(log_odds: ArrayLike, train_prevalence: float, target_prevalence: float) -> Floats:

@@ -204,7 +204,7 @@ class ShardScorer:
 
     def score(self, index: int, pairs: pa.Table) -> dict[str, int]:
         """Commit part `index` of LOGITS; returns the engine's counts."""
-        columns = {name: pairs[name] for name in ("technique_id", "patent_id", "role", "cosine")}
+        columns = {name: pairs[name] for name in ("technique_id", "patent_id", "role", "cosine", "chunk")}
         logits, counts = self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
         columns["cross_logit"] = pa.array(logits)
         self.folder.write_part("logits", index, pa.table(columns, schema=schema.LOGITS))
@@ -255,7 +255,8 @@ def _finish(config: ScoreConfig, context: Context, num_shards: int) -> dict[str,
 
     features_of = _features(config, context)
     valid = pa.concat_tables(shard.filter(pc.equal(shard["role"], "valid")) for shard in shards())
-    matched = pa.array([f"{technique}\0{patent}" for technique, patent in match_list(context.input(config.data))])
+    known = [f"{technique}\0{patent}" for technique, patent in match_list(context.input(config.data))]
+    matched = pa.array(known, pa.string())
     labels = pc.is_in(pc.binary_join_element_wise(valid["technique_id"], valid["patent_id"], "\0"), value_set=matched)
     techniques = np.array(valid["technique_id"].to_pylist())
     fitted = _fitted(config, context, features_of(valid), techniques, labels.to_numpy())
@@ -266,7 +267,7 @@ def _finish(config: ScoreConfig, context: Context, num_shards: int) -> dict[str,
         odds = log_odds(features, fitted["weights"])
         nulls = pa.nulls(len(odds), pa.float32())
         columns = {
-            **{name: table[name] for name in ("technique_id", "patent_id", "role", "cosine", "cross_logit")},
+            **{name: table[name] for name in schema.LOGITS.names},
             "lexical": pa.array(features["lexical"]) if "lexical" in features else nulls,
             "log_odds": pa.array(odds),
             "probability": pa.array(calibrator.apply(odds).astype(np.float32)) if calibrator else nulls,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from patentft.config import ConfigError
 from patentft.generate.cache import AnswerCache
 from patentft.generate.chat import Chat, InvalidAnswer
-from patentft.generate.interface import Completion, Generator, Prompt, Settings
+from patentft.generate.interface import Completion, Generator, Interrupted, Prompt, Settings
 from patentft.generate.local import load_local
 from patentft.generate.structured import SchemaCheck, find_json
 from patentft.location import Location
@@ -86,6 +86,26 @@ def test_attempts_are_bounded_and_one_bad_row_does_not_end_the_batch():
     assert "3 is not of type 'object'" in bad.problem
     with pytest.raises(InvalidAnswer, match=r"after 1 attempts .* 1 is not of type 'object'; the last was '1'"):
         chat(script, retries=0).chat(user("bad"), SCHEMA)
+
+
+def test_what_was_answered_before_a_stop_is_stored(tmp_path):
+    """Two prompts a call; in the third call one is answered before the stop."""
+
+    class Stopping(Scripted):
+        def generate(self, prompts: Sequence[Prompt], settings: Settings) -> list[Completion]:
+            found = super().generate(prompts, settings)
+            if len(self.calls) == 3:
+                raise Interrupted("no more", {1: found[1]})
+            return found
+
+    script = {f"q{n}": [f"text {n}"] for n in range(7)}
+    conversations = [user(f"q{n}") for n in range(7)]
+    cache = AnswerCache(Location(tmp_path))
+    with pytest.raises(Interrupted, match="no more"):
+        Chat(Stopping(script), Settings(), cache, at_once=2).chat_many(conversations)
+    answers = Chat(Scripted(script), Settings(), cache).chat_many(conversations)
+    assert [answer.cached for answer in answers] == [True] * 4 + [False, True, False]
+    assert [answer.text for answer in answers] == [f"text {n}" for n in range(7)]
 
 
 def test_a_stored_answer_is_what_was_given_and_no_model_is_run(tmp_path):

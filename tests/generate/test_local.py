@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from patentft.config import ConfigError
 from patentft.generate.interface import Prompt, Settings
 from patentft.generate.local import LocalModel, _batches, _choose, load_local
 from tests.generate.taught import QUESTIONS, user_text
-from tests.tiny import save_tiny_bert, save_tiny_decoder
+from tests.tiny import save_tiny_bert, save_tiny_chat, save_tiny_decoder
 
 CPU = torch.device("cpu")
 GREEDY = Settings(max_new_tokens=24)
@@ -160,3 +161,16 @@ def test_an_adapter_writes_what_peft_writes(taught, tmp_path, kind):
         assert completion.text == wanted.strip()
     if kind == "lora":
         assert [c.text for c in found] != [c.text for c in local(taught).generate(asked, GREEDY)]
+
+
+def test_the_likely_first_tokens_are_those_of_the_forward(tmp_path):
+    model = local(save_tiny_chat(tmp_path))
+    written = model.generate(prompts(2), Settings(max_new_tokens=2, first_token_logprobs=4))
+    for asked, completion in zip(prompts(2), written, strict=True):
+        logits = model.model(torch.tensor([model.prompt_ids(asked)])).logits[0, -1].float()
+        expected = torch.log_softmax(logits, dim=-1)
+        assert completion.first_token is not None
+        assert sum(map(math.exp, completion.first_token.values())) == pytest.approx(
+            float(expected.topk(4).values.exp().sum()), abs=1e-5
+        )
+    assert model.generate(prompts(1), Settings(max_new_tokens=1))[0].first_token is None

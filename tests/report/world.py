@@ -238,6 +238,7 @@ def _scores(world: World, i: int, fold: Matrices) -> StageFolder:
             "patent_id": fold.patents[p],
             "role": world.role,
             "cosine": cosine[t, p],
+            "chunk": 0,
             "lexical": fold.cosine["lexical"][t, p] if world.lexical_feature else None,
             "cross_logit": fold.cross[t, p],
             "log_odds": z,

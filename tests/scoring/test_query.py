@@ -45,7 +45,7 @@ def write_run(out: Location, probability: bool = True, seed: int = 0) -> list[di
             for patent in rng.choice(PATENTS - 1, CANDIDATES, replace=False):
                 odds = float(np.float32(rng.integers(-4, 4)))  # with ties
                 row = {"technique_id": f"T{technique}", "patent_id": f"P{patent}", "role": "test", "cosine": 0.5}
-                row |= {"cross_logit": odds, "log_odds": odds}
+                row |= {"chunk": 0, "cross_logit": odds, "log_odds": odds}
                 rows.append(row | {"probability": 1 / (1 + np.exp(-odds)) if probability else None})
         table = pa.Table.from_pylist(rows, schema=schema.SCORES)
         scores.write_part("scores", part, table, rows_per_group=10)

@@ -35,7 +35,7 @@ def load(folder: Path, side: str, candidates: int = 16, pairs: bool = True) -> D
     """A technique and a patent of each role; the teacher has scored every pair, the log-odds count them."""
     every = [(technique, patent) for technique in SIDES for patent in SIDES]
     scores = [
-        pair(*names, role="all", cosine=0.5, cross_logit=0.0, log_odds=float(number))
+        pair(*names, role="all", cosine=0.5, chunk=0, cross_logit=0.0, log_odds=float(number))
         for number, names in enumerate(every)
     ]
     found = [pair(*names, role="all", rank=0, cosine=0.5, chunk=number % 2) for number, names in enumerate(every)]
@@ -100,7 +100,7 @@ def stages_without_train(folder: Path) -> None:
         name: open_stage(Location(folder / "made" / name), "any", {}, {})
         for name in ("data", "roles", "techniques", "candidates")
     }
-    rows = [pair("test", "test", role="test", cosine=0.5, cross_logit=0.0, log_odds=1.0)]
+    rows = [pair("test", "test", role="test", cosine=0.5, chunk=0, cross_logit=0.0, log_odds=1.0)]
     inputs["teacher"] = stage(folder / "teacher", scores=rows)
     names = {name: name for name in inputs}
     config = build(TrainConfig, {**names, "model": "m", "objective": {"kind": "distill"}})
