@@ -2,7 +2,8 @@
 
 A segment is a text, or a piece of one; segment 0 is padding. Two layouts give the same loss and the same gradient:
 
-    packed   a unit is a row as it lies; a (T, T) attention mask built from the segments keeps texts apart
+    packed   a unit is a row as it lies; a (T, T) attention mask built from the segments keeps texts apart, or, on a
+             CPU, an attention that looks at each text by itself (`models.text_attention`)
     padded   a unit is a segment, right-padded in a row of its own under a plain mask: for adapters that put tokens or
              keys in front of a text (prompt and prefix tuning), and for texts longer than a sliding window
 """
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 
 from patentft.config import ConfigError
+from patentft.models import text_attention
 from patentft.models.load import first_position
 from patentft.objectives.encoded import SpecialTokens, Unit
 
@@ -235,7 +237,7 @@ class LanguageModel(nn.Module):
                 f"of at most {window}"
             )
         attention = config._attn_implementation
-        if config.model_type in PLAIN_MASK_ONLY or attention not in ("sdpa", "eager"):
+        if config.model_type in PLAIN_MASK_ONLY or attention not in ("sdpa", "eager", text_attention.ATTENTION):
             raise ConfigError(
                 f"model of type {config.model_type}: its attention ({attention}) takes no mask of packed rows; set "
                 f"objective.layout: padded"
@@ -243,7 +245,13 @@ class LanguageModel(nn.Module):
         mask = attention_mask(batch["segment_ids"], causal=self.causal)
         if attention == "eager":  # it adds the mask to the scores
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
-        return {"attention_mask": mask, "position_ids": batch["position_ids"] + first_position(config)}
+        given = {"attention_mask": mask, "position_ids": batch["position_ids"] + first_position(config)}
+        of_family = attention != "eager" and config.model_type in text_attention.FAMILIES
+        segments = batch["segment_ids"]
+        if of_family and segments.device.type == "cpu" and type(segments) is torch.Tensor:  # a fake one has no numbers
+            text_attention.switch_on(config)
+            given["segments"] = text_attention.Segments.of(segments, causal=self.causal)
+        return given
 
     def _only_labelled(self, head: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor] | None:
         """Of (B, V + T, hidden), the (N, hidden) at labels; V virtual tokens of prompt tuning come first."""
