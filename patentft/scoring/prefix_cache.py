@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from patentft.config import ConfigError
 from patentft.models.load import position_limit
@@ -209,8 +208,6 @@ def _mask(*, attention_mask: torch.Tensor | None = None, use_vmap: bool = False,
 
 
 _REMEDY = "choose another model, or set share_prefix: false"
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, _mask)
 
 
 # ---- the decoder
@@ -315,6 +312,10 @@ def unwrapped(model: Any) -> Any:
 
 @contextmanager
 def _switched_on(config: Any) -> Iterator[None]:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION, _attention)
+    AttentionMaskInterface.register(ATTENTION, _mask)
     before = config._attn_implementation
     config._attn_implementation = ATTENTION
     try:
