@@ -40,6 +40,12 @@ class Segments:
         return cls(rows, causal)
 
 
+def is_for(config: Any, device_type: str) -> bool:
+    """Whether packed rows of a model of this configuration are attended so; else under the mask."""
+    usual = config._attn_implementation in ("sdpa", ATTENTION)
+    return usual and config.model_type in FAMILIES and device_type == "cpu"
+
+
 def switch_on(config: Any) -> None:
     """Give a model's configuration this attention; for good, since a checkpointed block is computed again later."""
     from transformers import AttentionInterface, AttentionMaskInterface

@@ -246,11 +246,9 @@ class LanguageModel(nn.Module):
         if attention == "eager":  # it adds the mask to the scores
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
         given = {"attention_mask": mask, "position_ids": batch["position_ids"] + first_position(config)}
-        of_family = attention != "eager" and config.model_type in text_attention.FAMILIES
-        segments = batch["segment_ids"]
-        if of_family and segments.device.type == "cpu" and type(segments) is torch.Tensor:  # a fake one has no numbers
+        if text_attention.is_for(config, mask.device.type):
             text_attention.switch_on(config)
-            given["segments"] = text_attention.Segments.of(segments, causal=self.causal)
+            given["segments"] = text_attention.Segments.of(batch["segment_ids"], causal=self.causal)
         return given
 
     def _only_labelled(self, head: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor] | None:

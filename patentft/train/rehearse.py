@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from patentft.config import ConfigError
+from patentft.models import text_attention
 from patentft.models.blocks import find_blocks
 from patentft.models.load import resolve
 from patentft.objectives.table import OBJECTIVES
@@ -104,21 +105,32 @@ class Rehearsal:
             stack.enter_context(_gradients_counted(self.module, count, keep_gradients))
             if where == "gpu":
                 stack.enter_context(_gpu_attention())
-            loss = self._forward(rows, row_tokens, predicted, count)
+            settings = self.backbone.config
+            texts = self._is_packed and text_attention.is_for(settings, where)
+            if texts:
+                stack.callback(setattr, settings, "_attn_implementation", settings._attn_implementation)
+                text_attention.switch_on(settings)
+            loss = self._forward(rows, row_tokens, predicted, count, texts=texts)
             count.phase = "working"
             loss.backward()
         for parameter in self.module.parameters():
             parameter.grad = None
         return Pass({kind: count.peak[kind] for kind in KINDS})
 
-    def _forward(self, rows: int, row_tokens: int, predicted: int, count: _Count) -> torch.Tensor:
+    @property
+    def _is_packed(self) -> bool:
+        return getattr(self.config.objective, "layout", "packed") == "packed" and self.config.input == "packed"
+
+    def _forward(self, rows: int, row_tokens: int, predicted: int, count: _Count, *, texts: bool) -> torch.Tensor:
         objective: Any = OBJECTIVES[self.config.objective.kind]
         task = objective.task(_base(self.backbone), self.config.objective).kind
         ids = torch.zeros(rows, row_tokens, dtype=torch.int64)
-        inputs: dict[str, torch.Tensor | bool] = {"input_ids": ids}
-        if getattr(self.config.objective, "layout", "packed") == "packed" and self.config.input == "packed":
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if self._is_packed:
             inputs["attention_mask"] = torch.ones(rows, 1, row_tokens, row_tokens, dtype=torch.bool)
             inputs["position_ids"] = torch.zeros_like(ids)
+            if texts:  # one in each row: what is kept does not depend on how many
+                inputs["segments"] = text_attention.Segments([[(row_tokens, True)]] * rows, causal=True)
         else:
             inputs["attention_mask"] = torch.ones_like(ids)
         if getattr(self.backbone.config, "use_cache", None) is not None:
