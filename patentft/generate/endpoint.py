@@ -172,7 +172,9 @@ class Endpoint:
             self.budget.reserve(most)
             cost = most  # unless the answer says better: what broke off may have been charged for
             try:
-                response, problem = self._post(body)
+                response, problem, was_sent = self._post(body)
+                if not was_sent:
+                    cost = 0.0
                 if response is not None and response.status_code != 200:
                     cost = 0.0
                     problem = self._refused(response, prompt)
@@ -203,19 +205,22 @@ class Endpoint:
             body |= {"logprobs": True, "top_logprobs": settings.first_token_logprobs}
         return json.dumps(body, ensure_ascii=False).encode()
 
-    def _post(self, body: bytes) -> tuple[httpx.Response | None, str]:
-        """(the response, ""), or (None, why there is none)."""
+    def _post(self, body: bytes) -> tuple[httpx.Response | None, str, bool]:
+        """(the response or None, why there is none, whether the request may have reached the server)."""
         headers = {"Content-Type": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         with self._lock:
             self.requests += 1
         try:
-            return self._client.post(f"{self.config.base_url}/chat/completions", content=body, headers=headers), ""
+            address = f"{self.config.base_url}/chat/completions"
+            return self._client.post(address, content=body, headers=headers), "", True
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            return None, self._without_key(f"no connection ({type(error).__name__}: {error})"), False
         except httpx.TimeoutException:
-            return None, f"no answer in {self.config.timeout_seconds:g} s (timeout_seconds)"
+            return None, f"no answer in {self.config.timeout_seconds:g} s (timeout_seconds)", True
         except httpx.RequestError as error:
-            return None, self._without_key(f"no connection ({type(error).__name__}: {error})")
+            return None, self._without_key(f"the connection broke ({type(error).__name__}: {error})"), True
 
     def _refused(self, response: httpx.Response, prompt: Prompt) -> str:
         """What to say of a status that is worth another try. Raises ConfigError for one that is not."""

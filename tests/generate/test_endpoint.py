@@ -183,9 +183,11 @@ def test_no_answer_in_time_and_no_connection(server):
         Chat(asked, Settings()).chat(user("a"))
     hold.set()
     assert asked.budget.spent == pytest.approx(2 * 65 * 1e4 / 1e6)  # it may have been charged for: the most it can be
-    gone = Endpoint(EndpointConfig(base_url="http://127.0.0.1:1/v1", model="m", retries=0))
+    prices = {"prompt_price": 1.0, "answer_price": 1.0}
+    gone = Endpoint(EndpointConfig(base_url="http://127.0.0.1:1/v1", model="m", retries=0, **prices))
     with pytest.raises(ConfigError, match="no connection"):
         Chat(gone, Settings()).chat(user("a"))
+    assert gone.budget.spent == 0
 
 
 def test_the_cap_is_kept_and_the_run_goes_on_from_the_cache(server, tmp_path):
