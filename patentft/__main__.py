@@ -221,7 +221,9 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one message on standard error and exit status 2."""
+    """Run the command line; what a user can mend is one message on standard error and exit status 2, and a stage of
+    which a part failed one with exit status 1.
+    """
     try:
         app(standalone_mode=True)
     except ValueError as error:
@@ -231,6 +233,13 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        from patentft.stage import Incomplete
+
+        if not isinstance(error, Incomplete):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
             print("interrupted; run the same command again to go on from the last finished part", file=sys.stderr)
