@@ -134,6 +134,30 @@ def estimate(
     print(sizing.report(loaded.out, {step.name: step.config for step in loaded.steps}, stage, gpu))
 
 
+@app.command("plan-score")
+def plan_score(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="H100-80, A100-40, L4, ...; may be given again.")] = None,
+    price_per_hour: Annotated[
+        list[float] | None, typer.Option(min=0, help="Of each --gpu, in their order, in any currency.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="This score stage only.")] = None,
+    techniques: Annotated[int | None, typer.Option(min=1, help="How many, where no stage says so yet.")] = None,
+    patents: Annotated[int | None, typer.Option(min=1, help="How many, where no stage says so yet.")] = None,
+    prefix_tokens: Annotated[float | None, typer.Option(min=0, help="Of a section's prompt, not counted.")] = None,
+    suffix_tokens: Annotated[float | None, typer.Option(min=1, help="Of a patent, not counted.")] = None,
+) -> None:
+    """Pairs, tokens, GPU-hours, money and disk of the score stages before they run. Fetches nothing."""
+    from patentft import pipeline
+    from patentft.scoring import quote
+
+    loaded = pipeline.load(config, overrides or [])
+    stages = {step.name: (step.stage.kind, step.config) for step in loaded.steps}
+    given = quote.Given(techniques, patents, prefix_tokens, suffix_tokens)
+    print(quote.report(loaded.out, stages, stage, gpu or [], price_per_hour or [], given))
+
+
 @app.command()
 def query(
     run: Annotated[str, typer.Argument(help="A run's folder, or that of a finished score stage.")],
