@@ -114,16 +114,21 @@ def run(config: ScoreConfig, context: Context, engines: Mapping[str, Any] = ENGI
         f"stage {context.folder.name}",
         "workers, cpus_per_worker or gpus_per_worker",
     )
-    engine = engines[config.engine.kind]
+    pairs, num_shards = _score(config, context, engines[config.engine.kind])
+    return {"pairs_scored": pairs, "shards": num_shards, **_finish(config, context, num_shards)}
+
+
+def _score(config: ScoreConfig, context: Context, engine: Any) -> tuple[int, int]:
+    """Commit LOGITS and SWAPS; (pairs, shards). What the driver holds for it is released when it ends."""
     candidates = Candidates(context.input(config.candidates))
     rows = RowShards(len(candidates), candidates.section if engine.GROUPED else None, config.pairs_per_shard)
-    matches = context.input(config.data).read("matches", ["technique_id", "patent_id"])
+    data, embedded = context.input(config.data), context.input(config.techniques)
+    matches = data.read("matches", ["technique_id", "patent_id"])
     swaps = chosen_swaps(candidates, matches, config.swaps, config.seed)
     missing = context.folder.missing_parts("logits", len(rows))
     if swaps and not context.folder.has_part("swaps", 0):
         missing.append(SWAPS)
     if missing:
-        data, embedded = context.input(config.data), context.input(config.techniques)
         shards = Shards.open(candidates, rows, data, embedded, config.text)
         try:
             _Job(config, context, engine, shards, swaps).run(missing)
@@ -131,9 +136,7 @@ def run(config: ScoreConfig, context: Context, engines: Mapping[str, Any] = ENGI
             shards.close()
     if not swaps:
         context.folder.write_part("swaps", 0, schema.SWAPS.empty_table())
-    pairs, num_shards = len(candidates), len(rows)
-    del candidates, rows  # the rest needs their memory
-    return {"pairs_scored": pairs, "shards": num_shards, **_finish(config, context, num_shards)}
+    return len(candidates), len(rows)
 
 
 SWAPS = -1
