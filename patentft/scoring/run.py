@@ -144,7 +144,7 @@ SWAPS = -1
 TRIES = 2
 """Of a shard that raises: the second by whichever actor is free."""
 HOPELESS = 10
-"""So many shards set aside in a row end the run."""
+"""So many different shards that raise, and none scored between them, end the run."""
 SHOWN = 10
 """Of the shards that were set aside, in the last message."""
 FAILED = "failed"
@@ -180,7 +180,7 @@ class _Job:
         self.kills: Counter[int | None] = Counter()
         self.raised: Counter[int] = Counter()
         self.aside: dict[int, str] = {}
-        self.in_a_row = 0
+        self.raising: dict[int, tuple[str, str]] = {}  # since the last success: the reason, and the whole error
         self.counts: Counter[str] = Counter()
         self.scored = 0  # pairs
         self.started = 0.0
@@ -220,7 +220,7 @@ class _Job:
     def _ended(self) -> Iterator[int]:
         """Every shard once, when it is committed or set aside."""
         self._fill()
-        while self.running and self.in_a_row < HOPELESS:
+        while self.running and len(self.raising) < HOPELESS:
             (ready,), _ = ray.wait(list(self.running), num_returns=1)
             actor, index = self.running.pop(ready)
             try:
@@ -261,7 +261,7 @@ class _Job:
         if index is None:
             self.kills[None] = 0
             return False
-        self.in_a_row = 0
+        self.raising.clear()
         self.counts.update(counts)
         self.scored += self._pairs(index)
         return True
@@ -278,7 +278,8 @@ class _Job:
                 f"of memory? fewer workers have more each); finished shards are kept, run again to go on"
             ) from error
         reason = f"killed its actor {times} times (out of memory? fewer workers have more each)"
-        return self._set_aside(index, reason, str(error))
+        self._set_aside(index, reason, str(error))
+        return True
 
     def _raised(self, index: int | None, error: RayTaskError) -> bool:
         cause = error.cause
@@ -287,28 +288,29 @@ class _Job:
         if index is None:
             raise error
         self.raised[index] += 1
-        if self.raised[index] < TRIES:
+        self.raising[index] = (f"{type(cause).__name__}: {cause}".splitlines()[0][:200], str(error))
+        if len(self.raising) == HOPELESS:
+            for each, (reason, whole) in self.raising.items():
+                self._set_aside(each, reason, whole)
+        elif self.raised[index] < TRIES:
             self.waiting.insert(0, index)
             return False
-        reason = f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
-        return self._set_aside(index, reason, str(error))
+        else:
+            self._set_aside(index, *self.raising[index])
+        return True
 
-    def _set_aside(self, index: int, reason: str, whole: str) -> bool:
-        self.in_a_row += 1
+    def _set_aside(self, index: int, reason: str, whole: str) -> None:
         self.aside[index] = reason
         (self.errors / f"{shard_name(index)}.txt").commit(f"{reason}\n\n{whole}\n".encode())
-        return True
 
     def _message(self, missing: int) -> str:
         shown = [f"  {shard_name(index)}: {reason}" for index, reason in sorted(self.aside.items())]
         if len(shown) > SHOWN:
             shown[SHOWN:] = [f"  and {len(shown) - SHOWN} more"]
-        left = missing - len(self.aside) if self.in_a_row < HOPELESS else 0
-        others = (
-            f"the other {left:,} are done and kept"
-            if left
-            else f"{self.in_a_row} in a row, so the rest was not tried; finished shards are kept"
-        )
+        if len(self.raising) == HOPELESS:
+            others = f"{HOPELESS} different ones raised in a row, so the rest was not tried; finished ones are kept"
+        else:
+            others = f"the other {missing - len(self.aside):,} are done and kept"
         return (
             f"stage {self.context.folder.name}: {len(self.aside)} of {missing:,} shards were set aside; {others}:\n"
             + "\n".join(shown)
