@@ -134,12 +134,16 @@ def _gpu_line(gpu: tuple[str, Gpu], price: float | None, flop: float, bf16: bool
     name, card = gpu
     hours = card.hours(flop, bf16=bf16)
     rate = card.bf16_tflops if bf16 else card.fp32_tflops
-    money = f"; {hours * price:,.2f} at {price:g} an hour" if price is not None else ""
+    money = f"; {_short(hours * price)} at {price:g} an hour" if price is not None else ""
     speed = found.pairs / (hours * 3600)
     return (
-        f"  {name:<20}{hours:,.2f} GPU-hours, {speed:,.0f} pairs/s{money} ({rate:g} TFLOP/s in "
+        f"  {name:<20}{_short(hours)} GPU-hours, {speed:,.0f} pairs/s{money} ({rate:g} TFLOP/s in "
         f"{'bf16' if bf16 else 'fp32'} at an assumed utilization of {card.utilization:.0%})"
     )
+
+
+def _short(number: float) -> str:
+    return f"{number:,.2f}" if number >= 0.1 else f"{number:.2g}"
 
 
 def _bytes(number: float) -> str:

@@ -191,6 +191,7 @@ def patent_file(data: StageFolder, fields: Sequence[PatentField], wanted: pa.Arr
             texts.write(places[some], patent_text(part.take(pa.array(rows[some])), fields))
     absent = texts.absent()
     if len(absent):
+        texts.close()
         missing = min(wanted.take(pa.array(absent)).to_pylist())
         raise ConfigError(f"stage {data.name!r} has no patent {missing!r} (and {len(absent) - 1} more)")
     return texts
