@@ -34,11 +34,11 @@ def test_the_chunk_of_a_pair_is_kept(tmp_path: Path):
 
     def logits(sections: list[str], patents: list[str]):
         read.extend(sections)
-        return np.arange(len(sections), dtype=np.float32), {}
+        return np.arange(len(sections), dtype=np.float32), {"pairs": len(sections)}
 
-    shard.scorer = SimpleNamespace(logits=logits)  # pyright: ignore[reportAttributeAccessIssue]
+    shard.engine = SimpleNamespace(logits=logits)  # pyright: ignore[reportAttributeAccessIssue]
     for index in range(2):
-        assert shard.score(index, candidates.slice(6 * index, 6)) == 6
+        assert shard.score(index, candidates.slice(6 * index, 6)) == {"pairs": 6}
     assert read == [f"{row['technique_id'][1:]} {row['chunk']}" for row in rows]
     config = ScoreConfig(data="corpus", candidates="c", techniques="t", model="m", calibration="none", cosine_weight=0)
     (tmp_path / "m").mkdir()
