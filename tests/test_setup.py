@@ -86,8 +86,8 @@ def test_installed_packages_are_the_pinned_ones():
 
 
 ELSEWHERE = ("patentft", "_claims", "vllm", "mlflow", "wandb", "trl")
-"""Modules that need not be installed: vllm comes with ray[llm], mlflow and wandb with patentft[track], trl is a peer that
-a benchmark measures where there is one."""
+"""Modules that need not be installed: vllm comes with ray[llm], mlflow and wandb with patentft[track]; a benchmark
+measures trl where there is one."""
 
 
 @pytest.mark.parametrize("folder", ["patentft", "ray_jobs", "benchmarks"])

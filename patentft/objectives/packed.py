@@ -226,7 +226,7 @@ class LanguageModel(nn.Module):
         # the virtual tokens of prompt tuning come first
         return logits if self.labelled_only else logits[:, logits.shape[1] - batch["input_ids"].shape[1] :]
 
-    def _packed(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _packed(self, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """The mask and positions of packed rows, in the form that the model's attention reads."""
         config: Any = self.model.config
         window = getattr(config, "sliding_window", None)
@@ -245,7 +245,7 @@ class LanguageModel(nn.Module):
         mask = attention_mask(batch["segment_ids"], causal=self.causal)
         if attention == "eager":  # it adds the mask to the scores
             mask = torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, torch.finfo(torch.float32).min)
-        given = {"attention_mask": mask, "position_ids": batch["position_ids"] + first_position(config)}
+        given: dict[str, Any] = {"attention_mask": mask, "position_ids": batch["position_ids"] + first_position(config)}
         if text_attention.is_for(config, mask.device.type):
             text_attention.switch_on(config)
             given["segments"] = text_attention.Segments.of(batch["segment_ids"], causal=self.causal)

@@ -346,9 +346,9 @@ def _systems(page: Page) -> Safe:
             "p",
             f"Every known match of an evaluated technique is ranked among the pool of {number(m['pool_patents'])} "
             f"patents (and {number(m['pool_techniques'])} techniques in the other direction), by each system, on the "
-            "same rows. The scorer re-orders the candidates of the search and leaves the rest in its order, so "
-            "its recall at k can differ only below the number of candidates. Means are over techniques (patents); "
-            "intervals are 95 %, bootstrap over techniques, all splits together.",
+            "same rows. The scorer orders the candidates that it was given; after them come the others, in the order "
+            "of the fine-tuned encoder. Means are over techniques (patents); intervals are 95 %, bootstrap over "
+            "techniques, all splits together.",
         )
     ]
     drawn = []

@@ -1,10 +1,10 @@
 """A score stage's pairs and texts, as its driver holds them: a few bytes for a pair, no text.
 
-    CANDIDATES, part by part -> technique, section and patent of each pair as numbers: 13 bytes for a pair
+    CANDIDATES, part by part -> technique, section and patent of each pair as numbers: 9 bytes for a pair
     PATENTS, part by part    -> the candidates' texts in a temporary file, of which the driver holds the places
     shard -> its rows of CANDIDATES, read again, with the texts of its own sections and patents: one Arrow table
 
-Beside those 13 bytes memory holds the patents' ids and 12 bytes for each, the sections, and two parts of CANDIDATES.
+Beside those 9 bytes memory holds the patents' ids and 12 bytes for each, the sections, and two parts of CANDIDATES.
 The temporary file is as large as the texts; it is where TMPDIR says, and has no name, so that nothing is left of it.
 """
 

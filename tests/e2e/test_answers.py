@@ -121,6 +121,7 @@ def small(tmp_path: Path, out: str, model: str, **more: Any) -> dict[str, Any]:
     return {"out": str(tmp_path / out), "asked": questions, "zero": {**asked, "rows_per_part": 1, **more}}
 
 
+@pytest.mark.slow
 def test_parts_workers_and_batches_change_nothing(ray_cluster, taught, tmp_path):
     found = []
     for out, more in (

@@ -70,7 +70,7 @@ CASES = {
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("place", sample(CASES, "bref/sections/part-00001.parquet", "claims/shards/cpc-0000.json"))
+@pytest.mark.parametrize("place", sample(CASES, "claims/shards/cpc-0000.json"))
 def test_a_killed_driver(ray_cluster: None, tmp_path: Path, place: str) -> None:
     make, uses_ray = CASES[place]
     (tmp_path / "in").mkdir()

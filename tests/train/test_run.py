@@ -68,6 +68,7 @@ def test_only_an_accident_is_tried_again(
     assert (tmp_path / "began").read_text() == "x" * attempts
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_slow_store_holds_one_checkpoint_on_the_workers_disk(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
