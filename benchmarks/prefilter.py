@@ -34,8 +34,8 @@ def unit_vectors(rows: int, dim: int, seed: list[int]) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def write_stage(folder: Path, rows: int, dim: int, seed: int) -> None:
-    """An embed stage's output of random unit vectors."""
+def write_stage(folder: Path, rows: int, dim: int, seed: int, prefix: str = "EP", end_char: int = 0) -> None:
+    """An embed stage's output of random unit vectors, of texts of `end_char` characters."""
     from patentft import schema
     from patentft.location import Location
     from patentft.search.embed import vector_column
@@ -47,8 +47,8 @@ def write_stage(folder: Path, rows: int, dim: int, seed: int) -> None:
     for part, start in enumerate(range(0, rows, PART_ROWS)):
         count = min(PART_ROWS, rows - start)
         zeros = np.zeros(count, np.int32)
-        columns: dict[str, Any] = {"id": [f"EP{start + i:07}" for i in range(count)]}
-        columns |= dict.fromkeys(("chunk", "num_tokens", "start_char", "end_char"), zeros)
+        columns: dict[str, Any] = {"id": [f"{prefix}{start + i:07}" for i in range(count)]}
+        columns |= dict.fromkeys(("chunk", "num_tokens", "start_char"), zeros) | {"end_char": zeros + end_char}
         columns["vector"] = vector_column(unit_vectors(count, dim, [seed, part]))
         stage.write_part("embeddings", part, pa.table(columns).cast(schema.EMBEDDINGS))
     stage.finish()

@@ -134,6 +134,30 @@ def estimate(
     print(sizing.report(loaded.out, {step.name: step.config for step in loaded.steps}, stage, gpu))
 
 
+@app.command("plan-score")
+def plan_score(
+    config: ConfigArgument,
+    overrides: OverridesArgument = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="H100-80, A100-40, L4, ...; may be given again.")] = None,
+    price_per_hour: Annotated[
+        list[float] | None, typer.Option(min=0, help="Of each --gpu, in their order, in any currency.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="This score stage only.")] = None,
+    techniques: Annotated[int | None, typer.Option(min=1, help="How many, where no stage says so yet.")] = None,
+    patents: Annotated[int | None, typer.Option(min=1, help="How many, where no stage says so yet.")] = None,
+    prefix_tokens: Annotated[float | None, typer.Option(min=0, help="Of a section's prompt, not counted.")] = None,
+    suffix_tokens: Annotated[float | None, typer.Option(min=1, help="Of a patent, not counted.")] = None,
+) -> None:
+    """Pairs, tokens, GPU-hours, money and disk of the score stages before they run. Fetches nothing."""
+    from patentft import pipeline
+    from patentft.scoring import quote
+
+    loaded = pipeline.load(config, overrides or [])
+    stages = {step.name: (step.stage.kind, step.config) for step in loaded.steps}
+    given = quote.Given(techniques, patents, prefix_tokens, suffix_tokens)
+    print(quote.report(loaded.out, stages, stage, gpu or [], price_per_hour or [], given))
+
+
 @app.command()
 def query(
     run: Annotated[str, typer.Argument(help="A run's folder, or that of a finished score stage.")],
@@ -221,7 +245,9 @@ def version() -> None:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend is one message on standard error and exit status 2."""
+    """Run the command line; what a user can mend is one message on standard error and exit status 2, and a stage of
+    which a part failed one with exit status 1.
+    """
     try:
         app(standalone_mode=True)
     except ValueError as error:
@@ -231,6 +257,13 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RuntimeError as error:
+        from patentft.stage import Incomplete
+
+        if not isinstance(error, Incomplete):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what typer makes of Ctrl-C, without a word
             print("interrupted; run the same command again to go on from the last finished part", file=sys.stderr)

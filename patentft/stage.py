@@ -18,6 +18,10 @@ from patentft.progress import Progress
 from patentft.store import StageFolder
 
 
+class Incomplete(RuntimeError):
+    """A stage did what it could; what failed is named, with what to do. Its manifest is not written."""
+
+
 class _Reference:
     def __init__(self, what: str) -> None:
         self.what = what

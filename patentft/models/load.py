@@ -343,15 +343,42 @@ def load_tokenizer_and_limit(resolved: str) -> tuple[Any, int | None]:
     return tokenizer, min(known) if known else None
 
 
+def config_folder(reference: str) -> str:
+    """The local folder with the config.json of a model reference: a folder, package:NAME, or a cached hub id.
+
+    Nothing is downloaded. Raises ConfigError for a hub id that is not in the cache.
+    """
+    resolved = resolve(reference)
+    if Path(resolved).is_dir():
+        return resolved
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(resolved, "config.json")
+    if not isinstance(found, str):
+        raise ConfigError(
+            f"model {reference!r} is not in the Hugging Face cache, and nothing is downloaded for an estimate: fetch "
+            f"its shapes with `hf download {reference} config.json tokenizer.json tokenizer_config.json`, or set model "
+            f"to a local folder that holds its config.json"
+        )
+    return str(Path(found).parent)
+
+
 def model_type(resolved: str) -> str:
     """transformers' `config.model_type` of a resolved reference. Its weights are neither read nor downloaded."""
+    return str(model_config(resolved).model_type)
+
+
+def model_config(resolved: str) -> Any:
+    """transformers' configuration of a resolved reference, of an adapter its base's. Weights are neither read nor
+    downloaded.
+    """
     from transformers import AutoConfig
 
     without_weights = tuple(suffix for suffix in CONTENT if suffix != ".safetensors")
     folder = local_folder(resolved, without_weights)
     base = local_folder(_adapter_base(folder), without_weights) if is_adapter(folder) else folder
     try:
-        return str(AutoConfig.from_pretrained(base, trust_remote_code=False).model_type)
+        return AutoConfig.from_pretrained(base, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         raise ConfigError(f"model {resolved}: its config.json is not one transformers knows: {error}") from error
 

@@ -11,7 +11,7 @@ is the same for a thousand pairs and for a billion, and the same whenever it is 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,40 +187,69 @@ def shard_bounds(num_pairs: int, pairs_per_shard: int) -> list[tuple[int, int]]:
     return [(start, min(start + pairs_per_shard, num_pairs)) for start in range(0, num_pairs, pairs_per_shard)]
 
 
-def group_rows(groups: Sequence[Hashable], pairs_per_shard: int) -> list[Ints]:
-    """The rows of each shard, row i being a pair of groups[i]: groups in the order they first come, rows in theirs."""
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    codes = np.array([numbers[group] for group in groups], dtype=np.int64)
-    order = np.argsort(codes, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(codes, minlength=len(numbers)))])
-    return [
-        np.concatenate([order[starts[piece.group] + piece.start : starts[piece.group] + piece.stop] for piece in shard])
-        for shard in GroupShards(np.diff(starts), pairs_per_shard)
-    ]
+class RowShards(Sequence[Ints]):
+    """The rows of each shard, row i being a pair of group groups[i]: groups in the order they first come, rows in
+    theirs. With groups None, the rows as they come.
+
+    Memory: 8 bytes for a row with groups, none without.
+    """
+
+    def __init__(self, num_pairs: int, groups: npt.NDArray | None, pairs_per_shard: int) -> None:
+        """groups: (pairs,) integers from 0, not all of which need occur."""
+        self.num_pairs = num_pairs
+        self._bounds = None if groups is not None else shard_bounds(num_pairs, pairs_per_shard)
+        if groups is None:
+            return
+        _, first, codes = np.unique(groups, return_index=True, return_inverse=True)
+        place = np.empty(len(first), np.int32)
+        place[np.argsort(first)] = np.arange(len(first))
+        codes = place[codes.reshape(-1)]
+        self._order = np.argsort(codes, kind="stable")
+        counts = np.bincount(codes, minlength=len(first))
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._shards = GroupShards(counts, pairs_per_shard)
+
+    def __len__(self) -> int:
+        return len(self._shards) if self._bounds is None else len(self._bounds)
+
+    def __getitem__(self, shard: int) -> Ints:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self._bounds is not None:
+            return np.arange(*self._bounds[shard], dtype=np.int64)
+        rows = []
+        for piece in self._shards[shard]:
+            start = self._starts[piece.group]
+            rows.append(self._order[start + piece.start : start + piece.stop])
+        return np.concatenate(rows)
+
+    def size(self, shard: int) -> int:
+        """How many rows the shard has."""
+        if self._bounds is not None:
+            return self._bounds[shard][1] - self._bounds[shard][0]
+        return sum(piece.stop - piece.start for piece in self._shards[shard])
 
 
-def swap_pairs(
-    pairs: Sequence[tuple[str, str]], matched: set[tuple[str, str]], count: int, seed: int
-) -> list[tuple[int, str]]:
-    """(row of `pairs`, another technique's id) for at most `count` pairs, matches first: up to half are known matches.
+def swap_pairs(techniques: Ints, matched: npt.NDArray[np.bool_], count: int, seed: int) -> list[tuple[int, int]]:
+    """(row, another technique) for at most `count` pairs, matches first: up to half are known matches.
 
-    pairs: (technique_id, patent_id). The other technique is drawn evenly from those that occur in `pairs`.
+    techniques: (n,) each pair's technique, numbered in the order of the ids. matched: (n,) whether the pair is a known
+    match. The other technique is drawn evenly from those that occur.
     """
     rng = np.random.default_rng([seed, 7])
-    techniques = sorted({technique for technique, _ in pairs})
-    if len(techniques) < 2:
+    present = np.unique(techniques)
+    if len(present) < 2:
         return []
-    positive = [row for row, pair in enumerate(pairs) if pair in matched]
-    negative = [row for row, pair in enumerate(pairs) if pair not in matched]
+    positive, negative = np.flatnonzero(matched), np.flatnonzero(~matched)
     half = min(len(positive), count // 2)
-    chosen = sorted(
-        [positive[i] for i in rng.choice(len(positive), half, replace=False)]
-        + [negative[i] for i in rng.choice(len(negative), min(len(negative), count - half), replace=False)]
+    chosen = np.concatenate(
+        [
+            positive[rng.choice(len(positive), half, replace=False)],
+            negative[rng.choice(len(negative), min(len(negative), count - half), replace=False)],
+        ]
     )
     others = []
-    for row in chosen:
-        other = techniques[int(rng.integers(len(techniques)))]
-        while other == pairs[row][0]:
-            other = techniques[int(rng.integers(len(techniques)))]
-        others.append((row, other))
+    for row in np.sort(chosen).tolist():
+        other = present[int(rng.integers(len(present)))]
+        while other == techniques[row]:
+            other = present[int(rng.integers(len(present)))]
+        others.append((row, int(other)))
     return others

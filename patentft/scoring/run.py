@@ -1,10 +1,12 @@
 """Score the candidates in Ray actors, shard by shard, then combine and calibrate.
 
-    CANDIDATES -> shards of fixed rows -> actors: an engine's logits, one committed part of LOGITS per shard
+    CANDIDATES -> shards of fixed rows, each with its own texts (shards.py)
+      -> actors: an engine's logits, one committed part of LOGITS per shard
       -> weights (trained, or fitted on the valid side) -> calibration on the valid side -> SCORES
 
-An actor that dies is started again and its shard scored again; a driver that dies finds the committed shards. Either
-way the same rows come out, since a shard's batches depend on its pairs alone.
+An actor that dies is replaced and its shard scored again; a driver that dies finds the committed shards. Either way the
+same rows come out, since a shard's batches depend on its pairs alone. A shard that fails again and again is set aside
+with its error while the others go on; then the run ends with `Incomplete`, which names it.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from typing import Any, Literal
 
@@ -25,21 +27,23 @@ import pyarrow.compute as pc
 import ray
 import torch
 from pydantic import Field, model_validator
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError, RayTaskError
 
 from patentft import schema, stats
 from patentft.cluster import require
 from patentft.config import Config, ConfigError, runtime
-from patentft.corpus.lookup import match_list, patent_texts, section_texts
+from patentft.corpus.lookup import match_list, patent_texts
 from patentft.corpus.text import technique_text
 from patentft.models.load import local_folder
+from patentft.progress import duration
 from patentft.scoring import calibrate
 from patentft.scoring.combine import Features, fit_weights, log_odds
 from patentft.scoring.engines import ENGINES, CrossEncoderConfig, Engine, EngineConfig, Settings
 from patentft.scoring.partition import whole_techniques
-from patentft.scoring.plan import group_rows, shard_bounds, swap_pairs
+from patentft.scoring.plan import RowShards
+from patentft.scoring.shards import Candidates, Shards, chosen_swaps
 from patentft.search.lexical import load as load_lexical
-from patentft.stage import Context, ModelRef, Stage, StageRef
+from patentft.stage import Context, Incomplete, ModelRef, Stage, StageRef
 from patentft.store import StageFolder
 
 
@@ -82,7 +86,7 @@ class ScoreConfig(Config):
     """Padded tokens (engine torch: packed ones) of a forward pass: 1,024 stays in a CPU's cache, a GPU wants 65,536.
     Part of the hash: it moves the last bits of a score."""
     max_restarts: int = runtime(5)
-    """How often a dead actor is started again."""
+    """How often a shard whose actor died is given to another, before it is set aside."""
 
     @model_validator(mode="after")
     def _lexical_needs_a_weight(self) -> ScoreConfig:
@@ -98,145 +102,262 @@ class ScoreConfig(Config):
         return self
 
 
-def run(config: ScoreConfig, context: Context) -> dict[str, Any]:
-    """Tables logits, scores, swaps. Counts: pairs, what was cut, weights, calibration before and after, threshold."""
+def run(config: ScoreConfig, context: Context, engines: Mapping[str, Any] = ENGINES) -> dict[str, Any]:
+    """Tables logits, scores, swaps. Counts: pairs, what was cut, weights, calibration before and after, threshold.
+
+    engines: what runs the model, by the kind that the config names. Raises Incomplete, when all that can be done is
+    done, for shards that failed.
+    """
     require(
         config.workers * config.cpus_per_worker,
         config.workers * config.gpus_per_worker,
         f"stage {context.folder.name}",
         "workers, cpus_per_worker or gpus_per_worker",
     )
-    candidates = context.input(config.candidates).read("candidates")
-    if candidates.num_rows == 0:
-        raise ConfigError(f"stage {config.candidates!r} found no candidates: nothing to score")
-    shards = shard_rows(config, candidates)
-    missing = context.folder.missing_parts("logits", len(shards))
-    swaps = _swaps(config, context, candidates)
-    if missing or (swaps and not context.folder.has_part("swaps", 0)):
-        _score_shards(config, context, candidates, shards, missing, swaps)
+    pairs, num_shards = _score(config, context, engines[config.engine.kind])
+    return {"pairs_scored": pairs, "shards": num_shards, **_finish(config, context, num_shards)}
+
+
+def _score(config: ScoreConfig, context: Context, engine: Any) -> tuple[int, int]:
+    """Commit LOGITS and SWAPS; (pairs, shards). What the driver holds for it is released when it ends."""
+    candidates = Candidates(context.input(config.candidates))
+    rows = RowShards(len(candidates), candidates.section if engine.GROUPED else None, config.pairs_per_shard)
+    data, embedded = context.input(config.data), context.input(config.techniques)
+    matches = data.read("matches", ["technique_id", "patent_id"])
+    swaps = chosen_swaps(candidates, matches, config.swaps, config.seed)
+    missing = context.folder.missing_parts("logits", len(rows))
+    if swaps and not context.folder.has_part("swaps", 0):
+        missing.append(SWAPS)
+    if missing:
+        shards = Shards.open(candidates, rows, data, embedded, config.text)
+        try:
+            _Job(config, context, engine, shards, swaps).run(missing)
+        finally:
+            shards.close()
     if not swaps:
         context.folder.write_part("swaps", 0, schema.SWAPS.empty_table())
-    return {"pairs_scored": candidates.num_rows, "shards": len(shards), **_finish(config, context, len(shards))}
+    return len(candidates), len(rows)
 
 
-def shard_rows(config: ScoreConfig, candidates: pa.Table) -> list[np.ndarray]:
-    """Rows of each shard: as the candidates come, or with the pairs of a section together where the engine gains."""
-    if not ENGINES[config.engine.kind].GROUPED:
-        return [np.arange(low, high) for low, high in shard_bounds(candidates.num_rows, config.pairs_per_shard)]
-    sections = zip(candidates["technique_id"].to_pylist(), candidates["chunk"].to_pylist(), strict=True)
-    return group_rows(list(sections), config.pairs_per_shard)
+SWAPS = -1
+"""Stands for the section-swap test among the numbers of shards."""
+TRIES = 2
+"""Of a shard that raises: the second by whichever actor is free."""
+HOPELESS = 10
+"""So many different shards that raise, and none scored between them, end the run."""
+SHOWN = 10
+"""Of the shards that were set aside, in the last message."""
+FAILED = "failed"
+"""Folder in the stage's: what each shard that was set aside died of. Not in the ledger."""
 
 
-def _score_shards(
-    config: ScoreConfig,
-    context: Context,
-    candidates: pa.Table,
-    shards: list[np.ndarray],
-    missing: list[int],
-    swaps: list[tuple[int, str]],
-) -> None:
-    techniques = set(candidates["technique_id"].to_pylist())
-    data = context.input(config.data)
-    sections = section_texts(data, context.input(config.techniques), techniques)
-    patents = patent_texts(data, list(config.text), candidates["patent_id"].to_pylist())
-    shared = ray.put((sections, patents))  # one copy on each node
-    options: dict[str, Any] = {
-        "num_cpus": config.cpus_per_worker,
-        "max_restarts": config.max_restarts,
-        "max_task_retries": config.max_restarts,
-    }
-    if config.gpus_per_worker:
-        options["num_gpus"] = config.gpus_per_worker
-    num_workers = max(1, min(config.workers, len(missing)))
-    actor_class: Any = ray.remote(ShardScorer)
-    actors = [
-        actor_class.options(**options).remote(config, context.model(config.model), shared, context.folder)
-        for _ in range(num_workers)
-    ]
-    started = time.monotonic()
-    waiting = list(reversed(missing))
-    running: dict[Any, tuple[Any, int]] = {}
+def shard_name(index: int) -> str:
+    return "swaps" if index == SWAPS else f"shard-{index:05d}"
 
-    def start(actor: Any) -> None:
-        if waiting:
-            index = waiting.pop()
-            running[actor.score.remote(index, candidates.take(shards[index]).combine_chunks())] = (actor, index)
 
-    try:
-        for actor in actors:
-            start(actor)
-        total = sum(len(shards[index]) for index in missing)
-        counts: Counter[str] = Counter()
-        for _ in context.progress.bar(range(len(missing)), len(missing), "shards scored"):
-            (ready,), _ = ray.wait(list(running), num_returns=1)
-            actor, index = running.pop(ready)
+class _Job:
+    """Shards that are missing -> actors, one shard each at a time -> committed, or set aside with an error.
+
+    A shard whose actor dies goes to the next free one, up to `max_restarts` times, and another actor is started. One
+    that raises is tried twice. A ConfigError, and a model that cannot be loaded, end the run at once.
+    """
+
+    def __init__(
+        self, config: ScoreConfig, context: Context, engine: Any, shards: Shards, swaps: list[tuple[int, str]]
+    ) -> None:
+        self.config, self.context, self.shards, self.swaps = config, context, shards, swaps
+        options: dict[str, Any] = {"num_cpus": config.cpus_per_worker}
+        if config.gpus_per_worker:
+            options["num_gpus"] = config.gpus_per_worker
+        actor_class: Any = ray.remote(ShardScorer)
+        self._new_actor = lambda: actor_class.options(**options).remote(
+            config, context.model(config.model), engine, context.folder
+        )
+        self.errors = context.folder.location / FAILED
+        self.actors: list[Any] = []
+        self.running: dict[Any, tuple[Any, int | None]] = {}  # index None: the actor loads the model
+        self.waiting: list[int] = []  # the next one last
+        self.kills: Counter[int | None] = Counter()
+        self.raised: Counter[int] = Counter()
+        self.aside: dict[int, str] = {}
+        self.raising: dict[int, tuple[str, str]] = {}  # since the last success: the reason, and the whole error
+        self.counts: Counter[str] = Counter()
+        self.scored = 0  # pairs
+        self.started = 0.0
+
+    def run(self, missing: list[int]) -> None:
+        """Raises Incomplete for shards that were set aside, once there is no other left."""
+        self.errors.remove_tree()  # an earlier run's: all that is missing is tried again
+        self.waiting = missing[::-1]
+        self.num_actors = max(1, min(self.config.workers, len(missing)))
+        pairs = sum(map(self._pairs, missing))
+        self.started = time.monotonic()
+
+        def pace() -> str:
+            left = pairs - self.scored - sum(map(self._pairs, self.aside))
+            rate = self._rate()
+            failed = f", {len(self.aside)} set aside" if self.aside else ""
+            return f"{rate:,.1f} pairs/s, " + (f"{duration(left / rate)} left" if rate else "no end known") + failed
+
+        try:
+            for index in self.context.progress.bar(self._ended(), len(missing), "shards scored", pace):
+                if index in self.aside:
+                    self.context.progress.warn(f"{shard_name(index)} is set aside: {self.aside[index]}")
+        finally:
+            for actor in self.actors:
+                ray.kill(actor)
+        self.context.progress.say(f"  {self.scored:,} pairs at {self._rate():,.1f} pairs/s by {self.num_actors} actors")
+        self.context.progress.say("  " + ", ".join(f"{name} {count:,}" for name, count in self.counts.items() if count))
+        if self.aside:
+            raise Incomplete(self._message(len(missing)))
+
+    def _rate(self) -> float:
+        return self.scored / max(time.monotonic() - self.started, 1e-9)
+
+    def _pairs(self, index: int) -> int:
+        return len(self.swaps) if index == SWAPS else self.shards.rows.size(index)
+
+    def _ended(self) -> Iterator[int]:
+        """Every shard once, when it is committed or set aside."""
+        self._fill()
+        while self.running and len(self.raising) < HOPELESS:
+            (ready,), _ = ray.wait(list(self.running), num_returns=1)
+            actor, index = self.running.pop(ready)
             try:
-                counts.update(ray.get(ready))
-            except RayActorError as error:
-                raise RuntimeError(
-                    f"shard {index} killed its actor more than {config.max_restarts} times (out of memory? lower "
-                    f"tokens_per_batch); finished shards are kept, run again to go on"
-                ) from error
-            start(actor)
-        if missing:
-            rate = total / max(time.monotonic() - started, 1e-9)
-            context.progress.say(f"  {total:,} pairs at {rate:.1f} pairs/s by {num_workers} actors")
-            context.progress.say("  " + ", ".join(f"{name} {count:,}" for name, count in counts.items() if count))
-        if swaps and not context.folder.has_part("swaps", 0):
-            rows = candidates.take([row for row, _ in swaps]).combine_chunks()
-            ray.get(actors[0].swap.remote(rows, [other for _, other in swaps]))
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+                ended = self._done(index, ray.get(ready))
+            except RayTaskError as error:
+                ended = self._raised(index, error)
+            except RayError as error:  # the actor, its node or what it was sent is lost
+                self.actors.remove(actor)
+                ray.kill(actor)
+                ended = self._killed(index, error)
+            self._fill()
+            if ended:
+                assert index is not None
+                yield index
+
+    def _fill(self) -> None:
+        """Give every free actor a shard, and start actors for what is left."""
+        busy = [actor for actor, _ in self.running.values()]
+        for actor in self.actors:
+            if self.waiting and not any(actor is other for other in busy):
+                index = self.waiting.pop()
+                self.running[self._send(actor, index)] = (actor, index)
+        loading = sum(index is None for _, index in self.running.values())
+        while len(self.actors) < self.num_actors and loading < len(self.waiting):
+            actor = self._new_actor()
+            self.actors.append(actor)
+            self.running[actor.load.remote()] = (actor, None)
+            loading += 1
+
+    def _send(self, actor: Any, index: int) -> Any:
+        if index == SWAPS:
+            return actor.swap.remote(self.shards.swap_table(self.swaps))
+        return actor.score.remote(index, self.shards.table(index))
+
+    # each returns whether the shard has come to its end
+
+    def _done(self, index: int | None, counts: Mapping[str, int]) -> bool:
+        if index is None:
+            self.kills[None] = 0
+            return False
+        self.raising.clear()
+        self.counts.update(counts)
+        self.scored += self._pairs(index)
+        return True
+
+    def _killed(self, index: int | None, error: RayError) -> bool:
+        self.kills[index] += 1
+        times = self.config.max_restarts + 1
+        if self.kills[index] < times:
+            self.waiting += [] if index is None else [index]
+            return False
+        if index is None:
+            raise RuntimeError(
+                f"the actors of stage {self.context.folder.name} died {times} times while they loaded the model (out "
+                f"of memory? fewer workers have more each); finished shards are kept, run again to go on"
+            ) from error
+        reason = f"killed its actor {times} times (out of memory? fewer workers have more each)"
+        self._set_aside(index, reason, str(error))
+        return True
+
+    def _raised(self, index: int | None, error: RayTaskError) -> bool:
+        cause = error.cause
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        if index is None:
+            raise error
+        self.raised[index] += 1
+        self.raising[index] = (f"{type(cause).__name__}: {cause}".splitlines()[0][:200], str(error))
+        if len(self.raising) == HOPELESS:
+            for each, (reason, whole) in self.raising.items():
+                self._set_aside(each, reason, whole)
+        elif self.raised[index] < TRIES:
+            self.waiting.insert(0, index)
+            return False
+        else:
+            self._set_aside(index, *self.raising[index])
+        return True
+
+    def _set_aside(self, index: int, reason: str, whole: str) -> None:
+        self.aside[index] = reason
+        (self.errors / f"{shard_name(index)}.txt").commit(f"{reason}\n\n{whole}\n".encode())
+
+    def _message(self, missing: int) -> str:
+        shown = [f"  {shard_name(index)}: {reason}" for index, reason in sorted(self.aside.items())]
+        if len(shown) > SHOWN:
+            shown[SHOWN:] = [f"  and {len(shown) - SHOWN} more"]
+        if len(self.raising) == HOPELESS:
+            others = f"{HOPELESS} different ones raised in a row, so the rest was not tried; finished ones are kept"
+        else:
+            others = f"the other {missing - len(self.aside):,} are done and kept"
+        return (
+            f"stage {self.context.folder.name}: {len(self.aside)} of {missing:,} shards were set aside; {others}:\n"
+            + "\n".join(shown)
+            + f"\nTheir whole errors are in {self.errors}. Run the same command again to try these shards again."
+        )
 
 
 class ShardScorer:
     """Holds the model; scores one shard a call and commits it itself."""
 
-    def __init__(self, config: ScoreConfig, model: str, texts: tuple[dict, dict], folder: StageFolder) -> None:
+    def __init__(self, config: ScoreConfig, model: str, engine_class: Any, folder: StageFolder) -> None:
+        """engine_class: as in `engines.ENGINES`."""
+        self.config, self.model, self.engine_class, self.folder = config, model, engine_class, folder
+        self.engine: Engine | None = None
+
+    def load(self) -> None:
+        """Not in __init__: an error there would only say that the actor died."""
+        config = self.config
         device = torch.device("cuda" if config.gpus_per_worker else "cpu")
         if device.type == "cpu":
             torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-        self.sections, self.patents = texts
-        self.folder = folder
-        settings = Settings(config.max_tokens, config.patent_tokens, config.tokens_per_batch, f"{folder.name}.engine")
-        self.engine: Engine = ENGINES[config.engine.kind].load(config.engine, model, device, settings)
+        name = f"{self.folder.name}.engine"
+        settings = Settings(config.max_tokens, config.patent_tokens, config.tokens_per_batch, name)
+        self.engine = self.engine_class.load(config.engine, self.model, device, settings)
 
     def score(self, index: int, pairs: pa.Table) -> dict[str, int]:
-        """Commit part `index` of LOGITS; returns the engine's counts."""
+        """Commit part `index` of LOGITS; returns the engine's counts. pairs: of `shards.Shards.table`."""
         columns = {name: pairs[name] for name in ("technique_id", "patent_id", "role", "cosine", "chunk")}
-        logits, counts = self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
+        logits, counts = self._logits(pairs, "section")
         columns["cross_logit"] = pa.array(logits)
         self.folder.write_part("logits", index, pa.table(columns, schema=schema.LOGITS))
         return counts
 
-    def swap(self, pairs: pa.Table, others: list[str]) -> None:
+    def swap(self, pairs: pa.Table) -> dict[str, int]:
         """Commit SWAPS: the same patents with their own section and with another technique's first chunk."""
-        own, _ = self._logits(pairs, pairs["technique_id"].to_pylist(), pairs["chunk"].to_pylist())
-        swapped, _ = self._logits(pairs, others, [0] * len(others))
-        columns = {
-            "technique_id": pairs["technique_id"],
-            "patent_id": pairs["patent_id"],
-            "other_id": pa.array(others),
-            "cross_logit": pa.array(own),
-            "swapped_logit": pa.array(swapped),
-        }
+        own, _ = self._logits(pairs, "section")
+        swapped, _ = self._logits(pairs, "other")
+        columns = {name: pairs[name] for name in ("technique_id", "patent_id", "other_id")}
+        columns |= {"cross_logit": pa.array(own), "swapped_logit": pa.array(swapped)}
         self.folder.write_part("swaps", 0, pa.table(columns, schema=schema.SWAPS))
+        return {}
 
-    def _logits(self, pairs: pa.Table, techniques: list[str], chunks: list[int]) -> tuple[np.ndarray, dict[str, int]]:
-        sections = [self.sections[technique, chunk] for technique, chunk in zip(techniques, chunks, strict=True)]
-        patents = [self.patents[patent] for patent in pairs["patent_id"].to_pylist()]
-        return self.engine.logits(sections, patents)
-
-
-def _swaps(config: ScoreConfig, context: Context, candidates: pa.Table) -> list[tuple[int, str]]:
-    roles = candidates["role"].to_pylist()
-    side = "test" if "test" in roles else roles[0]
-    rows = [row for row, role in enumerate(roles) if role == side]
-    pairs = list(zip(candidates["technique_id"].to_pylist(), candidates["patent_id"].to_pylist(), strict=True))
-    matched = set(match_list(context.input(config.data)))
-    chosen = swap_pairs([pairs[row] for row in rows], matched, config.swaps, config.seed)
-    return [(rows[index], other) for index, other in chosen]
+    def _logits(self, pairs: pa.Table, section: str) -> tuple[np.ndarray, dict[str, int]]:
+        if self.engine is None:  # one that Ray started again by itself
+            self.load()
+        assert self.engine is not None
+        return self.engine.logits(pairs[section].to_pylist(), pairs["patent"].to_pylist())
 
 
 ROWS_PER_PART = 100_000

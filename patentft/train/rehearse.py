@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -25,10 +24,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from patentft.config import ConfigError
 from patentft.models import text_attention
 from patentft.models.blocks import find_blocks
-from patentft.models.load import resolve
 from patentft.objectives.table import OBJECTIVES
 from patentft.train import worker
 from patentft.train.config import TrainConfig
@@ -170,26 +167,6 @@ def prepare(config: TrainConfig, folder: str) -> Rehearsal:
             _base(backbone).gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
     module.train()
     return Rehearsal(config, folder, module, backbone, weights, mode)
-
-
-def config_folder(reference: str) -> str:
-    """The local folder with the config.json of a model reference: a folder, package:NAME, or a cached hub id.
-
-    Nothing is downloaded. Raises ConfigError for a hub id that is not in the cache.
-    """
-    resolved = resolve(reference)
-    if Path(resolved).is_dir():
-        return resolved
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(resolved, "config.json")
-    if not isinstance(found, str):
-        raise ConfigError(
-            f"model {reference!r} is not in the Hugging Face cache, and nothing is downloaded for an estimate: fetch "
-            f"its shapes with `hf download {reference} config.json tokenizer.json tokenizer_config.json`, or set model "
-            f"to a local folder that holds its config.json"
-        )
-    return str(Path(found).parent)
 
 
 # Weights

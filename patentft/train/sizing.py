@@ -12,12 +12,13 @@ from typing import Any
 
 from patentft.config import Config, ConfigError, build, nearest
 from patentft.location import Location
-from patentft.models.load import model_type
+from patentft.models.gpus import GPUS, Gpu, gpu_of
+from patentft.models.load import config_folder, model_type
 from patentft.store import StageFolder, finished_stage, load_stage
 from patentft.train import check, estimate
 from patentft.train.config import TrainConfig
-from patentft.train.estimate import GIB, Gpu, Memory
-from patentft.train.rehearse import Rehearsal, config_folder, prepare
+from patentft.train.estimate import GIB, Memory
+from patentft.train.rehearse import Rehearsal, prepare
 
 ANSWER_SHARE = 0.5
 """Of a row's tokens, those of an answer, for which logits are made. Assumed: it is in the data."""
@@ -63,7 +64,7 @@ def report(out: Location, stages: Stages, stage: str | None, gpu_name: str | Non
         raise ConfigError("the pipeline has no stage of kind train, so there is nothing to estimate")
     if stage is not None and stage not in names:
         raise ConfigError(f"--stage {stage!r}: no train stage is called so{nearest(stage, names)}")
-    gpu = None if gpu_name is None else estimate.gpu_of(gpu_name)
+    gpu = None if gpu_name is None else gpu_of(gpu_name)
     return "\n\n".join(_of_stage(out, stages, name, gpu) for name in names if stage in (None, name))
 
 
@@ -90,7 +91,7 @@ def _of_stage(out: Location, stages: Stages, name: str, gpu: tuple[str, Gpu] | N
     if gpu is not None:
         lines += _fit_lines(gpu, rehearsal, config, load, worst)
     elif on_gpu:
-        lines.append(f"  --gpu NAME says what fits and how long it takes; known: {', '.join(estimate.GPUS)}")
+        lines.append(f"  --gpu NAME says what fits and how long it takes; known: {', '.join(GPUS)}")
     if config.strategy.kind != "deepspeed" or config.strategy.zero < 3:
         host = (4 + estimate.MOMENT_BYTES[config.optimizer.kind] + 4 * (config.keep == "best")) * weights.trainable
         lines.append(f"  a checkpoint takes {host / GIB:.2f} GiB more of the host's memory while it is written")

@@ -18,8 +18,10 @@ import pytest
 import yaml
 
 from patentft import pipeline, store
+from patentft.config import ConfigError
 from patentft.location import Location
 from patentft.progress import Progress
+from patentft.stage import Incomplete
 from tests.e2e.dying import sample
 from tests.tiny import small_pipeline
 
@@ -84,27 +86,59 @@ def test_a_killed_scoring_actor(whole, tmp_path, monkeypatch, after_part):
     assert rows(tmp_path) == rows(whole[0])
 
 
-def test_a_shard_that_always_kills_its_actor_ends_with_an_error_and_keeps_the_others(whole, tmp_path, monkeypatch):
+def test_shards_that_always_fail_are_set_aside_and_the_others_scored(whole, tmp_path, monkeypatch):
+    """One kills its actor each time, one raises each time, one raises once: only two are left to be tried again."""
     from patentft.scoring import run as scoring
 
     values = begun(whole, tmp_path, (*BEFORE_TRAINING, "scorer"))
     values["scores"]["max_restarts"] = 1
-    original = scoring.ShardScorer
+    original, marker = scoring.ShardScorer, str(tmp_path / "raised")
 
     class Poisoned(original):  # type: ignore[misc,valid-type]
         def score(self, index, pairs):
             if index == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if index == 1 or (index == 0 and not os.path.exists(marker)):
+                Path(marker).touch()
+                raise ArithmeticError(f"no number for shard {index}")
             return super().score(index, pairs)
 
     monkeypatch.setattr(scoring, "ShardScorer", Poisoned)
-    with pytest.raises(RuntimeError, match=r"shard 2 killed its actor more than 1 times .* lower tokens_per_batch"):
+    with pytest.raises(Incomplete) as ended:
         pipeline.run(pipeline.parse(values), QUIET)
+    message = str(ended.value)
+    assert "shard-00001: ArithmeticError: no number for shard 1\n" in message
+    assert "shard-00002: killed its actor 2 times" in message
+    for words in ("2 of ", "are done and kept", "Run the same command again"):
+        assert words in message
+    assert sorted(path.name for path in (tmp_path / "scores" / "failed").iterdir()) == [
+        "shard-00001.txt",
+        "shard-00002.txt",
+    ]
+    assert "raise ArithmeticError" in (tmp_path / "scores" / "failed" / "shard-00001.txt").read_text()
     monkeypatch.setattr(scoring, "ShardScorer", original)
-    kept = (tmp_path / "scores" / "logits" / "part-00000.parquet").stat().st_mtime_ns
+    parts = sorted((tmp_path / "scores" / "logits").iterdir())
+    assert len(parts) == len(list((whole[0] / "scores" / "logits").iterdir())) - 2
+    kept = {path: path.stat().st_mtime_ns for path in parts}
     pipeline.run(pipeline.parse(values), QUIET)
-    assert (tmp_path / "scores" / "logits" / "part-00000.parquet").stat().st_mtime_ns == kept
+    assert {path: path.stat().st_mtime_ns for path in parts} == kept
     assert rows(tmp_path) == rows(whole[0])
+    assert not (tmp_path / "scores" / "failed").exists()
+
+
+def test_a_model_that_no_engine_can_load_ends_the_run_at_once(whole, tmp_path, monkeypatch):
+    from patentft.scoring import run as scoring
+
+    values = begun(whole, tmp_path, (*BEFORE_TRAINING, "scorer"))
+
+    class Unloadable(scoring.ShardScorer):
+        def load(self):
+            raise ConfigError("the model has no such answer: set engine.prompt.yes")
+
+    monkeypatch.setattr(scoring, "ShardScorer", Unloadable)
+    with pytest.raises(ConfigError, match=r"set engine\.prompt\.yes"):
+        pipeline.run(pipeline.parse(values), QUIET)
+    assert not (tmp_path / "scores" / "failed").exists()
 
 
 def kill_at_fourth_step(training, tmp_path, monkeypatch, ranks: tuple[int, ...]) -> None:

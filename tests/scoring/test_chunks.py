@@ -26,21 +26,20 @@ def test_the_chunk_of_a_pair_is_kept(tmp_path: Path):
     data.write_part("matches", 0, schema.MATCHES.empty_table())
     data.finish({})
     folder = open_stage(Location(tmp_path / "scores"), "score", {}, {})
-    shard = ShardScorer.__new__(ShardScorer)
-    shard.folder = folder
-    shard.sections = {(f"T{t}", chunk): f"{t} {chunk}" for t in range(3) for chunk in range(3)}
-    shard.patents = {f"P{p}": str(p) for p in range(4)}
+    config = ScoreConfig(data="corpus", candidates="c", techniques="t", model="m", calibration="none", cosine_weight=0)
     read: list[str] = []
 
     def logits(sections: list[str], patents: list[str]):
         read.extend(sections)
         return np.arange(len(sections), dtype=np.float32), {"pairs": len(sections)}
 
-    shard.engine = SimpleNamespace(logits=logits)  # pyright: ignore[reportAttributeAccessIssue]
+    engine = SimpleNamespace(load=lambda *_: SimpleNamespace(logits=logits))
+    shard = ShardScorer(config, "m", engine, folder)
+    sections = pa.array([f"{row['technique_id'][1:]} {row['chunk']}" for row in rows])
+    whole = candidates.append_column("section", sections).append_column("patent", candidates["patent_id"])
     for index in range(2):
-        assert shard.score(index, candidates.slice(6 * index, 6)) == {"pairs": 6}
-    assert read == [f"{row['technique_id'][1:]} {row['chunk']}" for row in rows]
-    config = ScoreConfig(data="corpus", candidates="c", techniques="t", model="m", calibration="none", cosine_weight=0)
+        assert shard.score(index, whole.slice(6 * index, 6)) == {"pairs": 6}
+    assert read == sections.to_pylist()
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").write_text("{}")
     _finish(config, Context(folder, {"corpus": data}, {"m": str(tmp_path / "m")}), 2)

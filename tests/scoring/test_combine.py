@@ -53,14 +53,15 @@ def test_shards_cover_every_row_once():
 
 
 def test_a_swap_never_gives_back_its_own_section_and_takes_matches_first():
-    pairs = [(f"T{i % 5}", f"P{i}") for i in range(100)]
-    matched = set(pairs[:6])
-    swaps = swap_pairs(pairs, matched, 40, seed=1)
+    techniques = np.arange(100) % 5 + 3
+    matched = np.arange(100) < 6
+    swaps = swap_pairs(techniques, matched, 40, seed=1)
     assert len({row for row, _ in swaps}) == len(swaps) == 40
-    assert all(pairs[row][0] != other for row, other in swaps)
-    assert sum(pairs[row] in matched for row, _ in swaps) == 6
-    assert swaps == swap_pairs(pairs, matched, 40, seed=1)
-    assert swap_pairs([("T", "P")], set(), 5, seed=0) == []
+    assert all(techniques[row] != other and other in techniques for row, other in swaps)
+    assert sum(matched[row] for row, _ in swaps) == 6
+    assert swaps == swap_pairs(techniques, matched, 40, seed=1)
+    assert swap_pairs(np.array([1]), np.array([False]), 5, seed=0) == []
+    assert sorted(row for row, _ in swap_pairs(techniques, ~matched, 500, seed=1)) == list(range(100))
 
 
 def test_batches_hold_their_budget():

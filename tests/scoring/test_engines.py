@@ -18,10 +18,11 @@ from patentft.config import ConfigError, build
 from patentft.location import Location
 from patentft.objectives.prompts import Prompter, asked_pair
 from patentft.scoring.engines import ENGINES
-from patentft.scoring.plan import group_rows
+from patentft.scoring.plan import RowShards
 from patentft.scoring.prompt import ScorePrompt
-from patentft.scoring.run import ScoreConfig, ShardScorer, shard_rows
-from patentft.store import open_stage
+from patentft.scoring.run import ScoreConfig, ShardScorer
+from patentft.scoring.shards import Candidates, Shards, TextFile
+from patentft.store import StageFolder, open_stage
 from tests.tiny import save_tiny_chat
 
 STAGES = {"data": "corpus", "candidates": "search", "techniques": "techniques", "model": "scorer"}
@@ -60,19 +61,39 @@ def config(**engine: Any) -> ScoreConfig:
     return build(ScoreConfig, {**STAGES, "engine": values, "pairs_per_shard": 8, "tokens_per_batch": 256})
 
 
+def searched(folder: Path) -> StageFolder:
+    """The candidates in three parts."""
+    stage = open_stage(Location(folder), "search", {}, {})
+    for part in range(3):
+        stage.write_part("candidates", part, candidates().slice(part * 10, 10))
+    stage.finish()
+    return stage
+
+
+def shards_of(stage: StageFolder, config: ScoreConfig) -> Shards:
+    found = Candidates(stage)
+    grouped = ENGINES[config.engine.kind].GROUPED
+    patents = TextFile(len(found.patent_ids))
+    patents.write(range(len(found.patent_ids)), [PATENTS[name] for name in found.patent_ids.to_pylist()])
+    return Shards(
+        found, RowShards(len(found), found.section if grouped else None, config.pairs_per_shard), SECTIONS, patents
+    )
+
+
 def scored(
     folder: Path, model: str, config: ScoreConfig, order: list[int] | None = None
 ) -> dict[tuple[str, str], float]:
     """Every shard's part, written by one actor in the given order and read back."""
-    stage = open_stage(Location(folder), "score", {"folder": str(folder)}, {})
-    actor = ShardScorer(config, model, (SECTIONS, PATENTS), stage)
+    stage = open_stage(Location(folder / "scores"), "score", {"folder": str(folder)}, {})
+    actor = ShardScorer(config, model, ENGINES["torch"], stage)
     table = candidates()
-    shards = shard_rows(config, table)
-    for index in order or range(len(shards)):
-        counts = actor.score(index, table.take(shards[index]).combine_chunks())
-        assert counts["prompts"] == len(shards[index])
+    shards = shards_of(searched(folder / "search"), config)
+    for index in order or range(len(shards.rows)):
+        counts = actor.score(index, shards.table(index))
+        assert counts["prompts"] == shards.rows.size(index)
         assert counts["sections_cut"] == counts["patents_cut"] == 0
-    parts = [stage.read_part(stage.entry("logits", index)) for index in range(len(shards))]
+    shards.close()
+    parts = [stage.read_part(stage.entry("logits", index)) for index in range(len(shards.rows))]
     rows = pa.concat_tables(parts)
     keys = zip(rows["technique_id"].to_pylist(), rows["patent_id"].to_pylist(), strict=True)
     found = dict(zip(keys, rows["cross_logit"].to_pylist(), strict=True))
@@ -114,25 +135,33 @@ def test_shards_in_any_order_give_the_same_bits(model: str, tmp_path: Path) -> N
     assert scored(tmp_path / "other", model, other) == pytest.approx(first, abs=1e-4)
 
 
-def test_shards_keep_a_sections_pairs_together() -> None:
-    table = candidates()
-    shards = shard_rows(config(), table)
+def test_shards_keep_a_sections_pairs_together(tmp_path: Path) -> None:
+    stage = searched(tmp_path)
+    shards = shards_of(stage, config())
+    tables = [shards.table(index) for index in range(len(shards.rows))]
     sections = [
-        {(table["technique_id"][row].as_py(), table["chunk"][row].as_py()) for row in shard.tolist()}
-        for shard in shards
+        set(zip(table["technique_id"].to_pylist(), table["chunk"].to_pylist(), strict=True)) for table in tables
     ]
     assert sections == [{("T1", 0)}, {("T1", 1)}, {("T2", 0)}, {("T2", 0)}, {("T3", 0)}, {("T3", 0)}]
-    plain = build(ScoreConfig, {**STAGES, "pairs_per_shard": 8})
-    assert [shard.tolist() for shard in shard_rows(plain, table)][1] == list(range(8, 16))
+    for table in tables:
+        for row in table.to_pylist():
+            assert row["section"] == SECTIONS[row["technique_id"], row["chunk"]]
+            assert row["patent"] == PATENTS[row["patent_id"]]
+    plain = shards_of(stage, build(ScoreConfig, {**STAGES, "pairs_per_shard": 8}))
+    found = pa.concat_tables([plain.table(index).select(schema.CANDIDATES.names) for index in range(4)])
+    assert found.to_pylist() == candidates().to_pylist()
+    shards.close()
+    plain.close()
 
 
-@given(st.lists(st.sampled_from("abcd"), max_size=40), st.integers(1, 9))
-def test_group_rows(groups: list[str], size: int) -> None:
-    shards = group_rows(groups, size)
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 9))
+def test_row_shards(groups: list[int], size: int) -> None:
+    shards = RowShards(len(groups), np.array(groups, np.int32), size)
     rows = [row for shard in shards for row in shard.tolist()]
     order = list(dict.fromkeys(groups))
     assert rows == sorted(range(len(groups)), key=lambda row: (order.index(groups[row]), row))
     assert all(1 <= len(shard) <= size for shard in shards)
+    assert [shards.size(number) for number in range(len(shards))] == [len(shard) for shard in shards]
 
 
 def test_what_was_cut_is_counted(model: str) -> None:

@@ -10,6 +10,7 @@ from transformers import LlamaConfig, MistralConfig
 
 from patentft import pipeline
 from patentft.config import ConfigError, build
+from patentft.models import gpus, load
 from patentft.models.text_attention import Segments
 from patentft.objectives.encoded import SpecialTokens
 from patentft.objectives.packed import ArrayRows
@@ -174,11 +175,11 @@ def test_the_largest_micro_batch_is_that_of_a_search_through_all(unit, limit):
 
 
 def test_gpus_are_known_by_the_names_people_use():
-    assert estimate.gpu_of("NVIDIA H100 80GB")[0] == "h100-80"
-    assert estimate.gpu_of("RTX 4090")[0] == "rtx-4090"
-    assert estimate.gpu_of("4gb")[1].memory_gib < 4
+    assert gpus.gpu_of("NVIDIA H100 80GB")[0] == "h100-80"
+    assert gpus.gpu_of("RTX 4090")[0] == "rtx-4090"
+    assert gpus.gpu_of("4gb")[1].memory_gib < 4
     with pytest.raises(ConfigError, match="did you mean 'h100-80'"):
-        estimate.gpu_of("h1000")
+        gpus.gpu_of("h1000")
 
 
 def test_the_report_says_what_is_missing_and_what_fits(tmp_path):
@@ -199,7 +200,7 @@ def test_the_report_says_what_is_missing_and_what_fits(tmp_path):
 
 def test_a_model_that_is_not_there_is_not_fetched():
     with pytest.raises(ConfigError, match="hf download no-such/model"):
-        rehearse.config_folder("no-such/model")
+        load.config_folder("no-such/model")
 
 
 def test_advice_begins_with_what_changes_nothing(tiny):
