@@ -26,23 +26,14 @@ from typing import Any
 
 import numpy as np
 from _claims import Claim, arguments, at_least, at_most, finish, median_ratio
+from corpus import word_counts
 
 WARM_UP = 3
 TOKENS_PER_ROW = 512
 ROWS_PER_STEP = 4
 TOKENS_PER_WORD = 1.35
-QUANTILES = {0.0: 8, 0.05: 37, 0.5: 142, 0.95: 338, 0.99: 463, 1.0: 1500}
-"""Words of a claim; between them the logarithm is interpolated over normal scores."""
 VOCABULARY = 8192
 LEARNING_RATE = 1e-4
-
-
-def lengths(count: int, seed: int) -> np.ndarray:
-    """Tokens of `count` claims."""
-    scores = [statistics.NormalDist().inv_cdf(min(max(q, 1e-5), 1 - 1e-5)) for q in QUANTILES]
-    drawn = np.clip(np.random.default_rng(seed).standard_normal(count), scores[0], scores[-1])
-    words = np.exp(np.interp(drawn, scores, np.log(list(QUANTILES.values()))))
-    return np.minimum((words * TOKENS_PER_WORD).round().astype(int), TOKENS_PER_ROW)
 
 
 def prepare(folder: Path, num_texts: int, num_rows: int) -> None:
@@ -64,7 +55,8 @@ def prepare(folder: Path, num_texts: int, num_rows: int) -> None:
     words = {f"w{index}": index for index in range(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w1"))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0").save_pretrained(folder / "model")
-    sizes = lengths(num_texts, 0)
+    words_of_text = word_counts(num_texts, np.random.default_rng(0))
+    sizes = np.minimum((words_of_text * TOKENS_PER_WORD).round().astype(int), TOKENS_PER_ROW)
     rng = np.random.default_rng(1)
     texts = [rng.integers(5, VOCABULARY, size).astype(np.int32) for size in sizes]
     np.savez(folder / "texts.npz", flat=np.concatenate(texts), sizes=sizes)

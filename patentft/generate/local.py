@@ -23,7 +23,7 @@ import torch
 
 from patentft.config import ConfigError
 from patentft.generate.interface import Completion, Prompt, Settings
-from patentft.models.load import DType, is_causal, load_tokenizer_and_limit, load_trained
+from patentft.models.load import DType, is_causal, load_tokenizer_and_limit, load_trained_decoder
 from patentft.models.template import Template
 from patentft.models.virtual import VirtualTokens
 
@@ -142,18 +142,8 @@ def load_local(
     identity: the content of the model (`models.load.fingerprint`), for the cache. setting: where the user set the
     template, for errors. Raises ConfigError for what is no decoder.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
     tokenizer, limit = load_tokenizer_and_limit(resolved)
-    try:
-        model = load_trained(resolved, AutoModelForCausalLM, dtype)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ConfigError(f"model {resolved} cannot write text: it is no decoder ({reason})") from error
+    model = load_trained_decoder(resolved, dtype, "write text")
     if not is_causal(model.config):
         raise ConfigError(
             f"model {resolved} cannot write text: it is no decoder with a causal mask (architectures: "

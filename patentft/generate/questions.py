@@ -104,9 +104,7 @@ class Asker:
 
     def __init__(self, config: AnswerConfig, template: Template, examples: Sequence[Question]) -> None:
         self.config, self.template = config, template
-        self.before: list[Message] = []
-        if config.prompt.system:
-            self.before.append({"role": "system", "content": config.prompt.system})
+        self.before = config.prompt.opening()
         for example in examples:
             answer = f"{MARKER} {example.answer}" if config.reasoning_steps else example.answer
             self.before.append({"role": "user", "content": self._text(example.context, example.question)})

@@ -478,6 +478,23 @@ def load_trained(resolved: str, auto_class: Any, dtype: DType | torch.dtype = "f
     return model.eval().requires_grad_(False)
 
 
+def load_trained_decoder(resolved: str, dtype: DType, task: str) -> Any:
+    """`load_trained` of a model with a language-model head. Raises ConfigError too for one that has none; task: what it
+    then cannot do.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        return load_trained(resolved, AutoModelForCausalLM, dtype)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(f"model {resolved} cannot {task}: it is no decoder ({reason})") from error
+
+
 def _load_tokenizer(folder: Path, lower_case: bool) -> Any:
     from transformers import AutoTokenizer
 

@@ -31,6 +31,10 @@ class PromptConfig(Config):
     system: str | None = None
     """What stands first: the role that the model is to play. Some chat templates have no place for it."""
 
+    def opening(self) -> list[Message]:
+        """What stands before the first question."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
 
 class Template:
     """Writes conversations for one tokenizer.

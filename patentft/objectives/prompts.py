@@ -163,9 +163,7 @@ class Prompter:
 
     def _rendered(self, asked: Asked, text: str) -> tuple[str, list[str]]:
         """The prompt as text, and it with each answer. Every one of these begins with the prompt."""
-        messages = [{"role": "user", "content": text}]
-        if self.config.system:
-            messages.insert(0, {"role": "system", "content": self.config.system})
+        messages = [*self.config.opening(), {"role": "user", "content": text}]
         prompt = self.template.text(messages, ask=True)
         wholes = [
             self.template.text([*messages, {"role": "assistant", "content": answer}], ask=False)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, model_validator
 
 from patentft.config import Config, ConfigError, build, read_yaml
-from patentft.models.template import Template, shortened
+from patentft.models.template import Message, Template, shortened
 from patentft.objectives.prompts import Asked, PairPrompt, Prompter, asked_pair, cut_texts
 from patentft.scoring.plan import common_tokens
 
@@ -167,8 +167,8 @@ class PairPrompter:
             )
         return parts[0], parts[1]
 
-    def _conversation(self, asked: Asked) -> list[dict[str, str]]:
-        messages = [{"role": "system", "content": self.config.prompt.system}] if self.config.prompt.system else []
+    def _conversation(self, asked: Asked) -> list[Message]:
+        messages = self.config.prompt.opening()
         for example in self.config.examples:
             shown = asked_pair(self.config, asked.name, example.section, example.patent)
             answer = self.config.yes if example.helps else self.config.no

@@ -272,8 +272,7 @@ class _Judge:
 
     def _messages(self, asked: Asked) -> Sequence[Message]:
         user = {"role": "user", "content": asked.before + asked.context + asked.after}
-        system = self.config.prompt.system
-        return [{"role": "system", "content": system}, user] if system else [user]
+        return [*self.config.prompt.opening(), user]
 
 
 def read_answer(answer: Answer, kind: Literal["text", "logprobs", "json"]) -> tuple[bool | None, float | None]:

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from patentft.config import ConfigError
-from patentft.models.load import DType, load_tokenizer_and_limit, load_trained
+from patentft.models.load import DType, load_tokenizer_and_limit, load_trained_decoder
 from patentft.scoring.plan import Piece, batches, parents
 from patentft.scoring.prefix_cache import Prefix, PrefixDecoder, unwrapped
 from patentft.scoring.prompt import AnswerTokens, PairPrompter, Prompts, ScorePrompt
@@ -268,21 +268,11 @@ def load_yes_no(
     tokens_per_batch: unset, TOKENS_PER_BATCH, or fewer where they would not fit into memory_limit_gib beside the
     weights. Raises ConfigError for what is no decoder, and for prompts that its tokenizer cannot ask.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
     tokenizer, limit = load_tokenizer_and_limit(resolved)
     if limit is not None and prompt.max_tokens > limit:
         raise ConfigError(f"{setting}.max_tokens is {prompt.max_tokens:,}, but the model takes {limit:,}: lower it")
     prompter = PairPrompter(tokenizer, prompt, setting)
-    try:
-        model = load_trained(resolved, AutoModelForCausalLM, dtype)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ConfigError(f"model {resolved} cannot answer yes or no: it is no decoder ({reason})") from error
+    model = load_trained_decoder(resolved, dtype, "answer yes or no")
     tokens = tokens_per_batch or TOKENS_PER_BATCH[device.type != "cpu"]
     if memory_limit_gib is not None:
         tokens = tokens_that_fit(model.config, model.dtype, memory_limit_gib * 2**30, tokens)

@@ -33,6 +33,7 @@ from patentft.models.backbone import Loading
 from patentft.objectives.encoded import Encoded, SpecialTokens, Unit
 from patentft.objectives.packed import Rows
 from patentft.objectives.table import OBJECTIVES
+from patentft.progress import duration
 from patentft.train import checkpoint, plan, tracking
 from patentft.train.across import Across, gather_rows
 from patentft.train.config import TrainConfig
@@ -346,9 +347,5 @@ def _tell(hooks: Hooks, clock: _Clock, step: int, num_steps: int, record: Mappin
     shown = [f"loss {record['loss']:.4f}"]
     valid = {name.removeprefix("valid/"): value for name, value in record.items() if name.startswith("valid/")}
     shown += [f"{name} {value:.4f}" for name, value in valid.items() if "." not in name]  # no tables
-    shown += [f"{clock.tokens / seconds:,.0f} tokens/s", f"{_minutes(seconds / clock.steps * (num_steps - step))} left"]
+    shown += [f"{clock.tokens / seconds:,.0f} tokens/s", f"{duration(seconds / clock.steps * (num_steps - step))} left"]
     hooks.say(f"step {step} of {num_steps}: {', '.join(shown)}")
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
